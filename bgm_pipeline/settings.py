@@ -1,0 +1,81 @@
+"""Every tunable, with its unit in its name. Environment variables override (prefix ``BGM_``), and a
+``.env`` file in the working folder; nested groups use two underscores (``BGM_DETECTION__ONSET``)."""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class MediaSettings(BaseModel):
+    """How audio is taken out of a file."""
+
+    block_s: float = Field(2.0, gt=0, description="length of the blocks that cross from ffmpeg, seconds")
+    silence_timeout_s: float = Field(60.0, gt=0, description="ffmpeg is stopped if it is mute for so long")
+    min_gap_s: float = Field(0.04, gt=0, description="shorter holes are jitter, not gaps")
+
+
+class SeparationSettings(BaseModel):
+    """How the network is called."""
+
+    context_s: float = Field(0.64, ge=0, description="what the network sees of each neighbour, seconds")
+    crossfade_s: float = Field(0.256, ge=0, description="length of the cross-fade at a segment's border")
+    batch_size: int = Field(1, ge=1, description="chunks in one call of the network")
+    silence_db: float = Field(-90.0, description="a chunk below this peak level is silence and costs nothing")
+
+
+class DetectionSettings(BaseModel):
+    """From scores to events; scores are 0..1, ten a second."""
+
+    onset: float = Field(0.5, ge=0, le=1, description="an event starts where the score rises above this")
+    offset: float = Field(0.4, ge=0, le=1, description="an event ends where the score falls below this")
+    min_duration_on_s: float = Field(0.5, ge=0, description="shorter events are dropped")
+    min_duration_off_s: float = Field(0.5, ge=0, description="shorter holes are filled")
+    min_segment_music_s: float = Field(0.5, gt=0, description="a segment with this much music holds music")
+
+
+class Settings(BaseSettings):
+    """All settings of the program."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BGM_", env_nested_delimiter="__", env_file=".env", extra="ignore"
+    )
+
+    data_dir: Path = Field(default_factory=lambda: user_data_path("bgm"), description="where all is kept")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite below data_dir")
+    stem_store: str = Field("", description="folder of the stems; empty: below data_dir")
+    model: str = Field("2dmmdensenet", description="name of the separation network")
+    device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1 ...")
+    threads: int = Field(0, ge=0, description="CPU threads of the network; 0: as many as there are cores")
+    keep: Literal["music", "all"] = Field("music", description="which segments' stems are kept")
+    media: MediaSettings = MediaSettings()
+    separation: SeparationSettings = SeparationSettings()
+    detection: DetectionSettings = DetectionSettings()
+
+    @cached_property
+    def resolved_database_url(self) -> str:
+        """``database_url``, or the SQLite file below ``data_dir``."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'bgm.sqlite'}"
+
+    @cached_property
+    def stem_store_path(self) -> Path:
+        """``stem_store``, or the folder below ``data_dir``; absolute."""
+        return Path(self.stem_store).absolute() if self.stem_store else self.data_dir.absolute() / "stems"
+
+    def results_sha256(self) -> str:
+        """Hash of the settings that change results: not of places, threads or batch sizes."""
+        results = self.model_dump(
+            mode="json",
+            include={
+                "keep": True,
+                "media": {"min_gap_s"},
+                "separation": {"context_s", "crossfade_s", "silence_db"},
+                "detection": True,
+            },
+        )
+        return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
