@@ -1,0 +1,134 @@
+"""One recording of any format made into one clip of a corpus: 16 kHz mono FLAC, trimmed and levelled."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import soundfile
+
+from bgm_pipeline.errors import InputError
+from bgm_pipeline.timebase import SAMPLE_RATE, s_to_samples, samples_to_s
+from bgm_pipeline.types import Samples
+
+Kind = Literal["music", "speech", "other"]
+
+SPEECH_RMS_DB = -23.0
+"""Every utterance is levelled to this RMS, dB of full scale."""
+
+PEAK_LIMIT = 0.97
+"""No clip's peak is above this; one that would be is turned down as a whole, never clipped."""
+
+MIN_DURATION_S: dict[Kind, float] = {"music": 10.0, "speech": 0.4, "other": 0.05}
+"""Shorter clips are dropped. Short music is stings and jingles: too little to be a track of its own, and
+counted as another sound it would teach that music is none."""
+
+_DECODE_TIMEOUT_S = 600
+_TRIM_FRAME_S = 0.01
+_TRIM_MARGIN_S = 0.03
+_TRIM_FLOOR_DB = -60.0
+_TRIM_BELOW_LOUDEST_DB = 40.0
+_SILENCE = 1e-6
+
+
+class UnusableClip(Exception):
+    """A recording gives no clip; the message is the reason, for the list of what was dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipAudio:
+    """What is known of a clip's audio file."""
+
+    duration_s: float
+    rms_db: float
+    fingerprint: int
+    """Equal for equal samples: recordings that a collection holds twice."""
+
+
+def convert_clip(recording: Path, clip: Path, kind: Kind) -> ClipAudio:
+    """Decode a recording, trim and level it as its kind asks, and write it as FLAC, 16 bit.
+
+    Music keeps its level and its silences. Speech loses the silence at both ends (10 ms frames more than
+    40 dB below the loudest one, or below -60 dBFS; 30 ms are left) and is levelled to -23 dBFS RMS. Other
+    sounds are trimmed and keep their level. The file appears whole or not at all; one that is already there
+    and newer than the recording is kept as it is.
+
+    Raises:
+        UnusableClip: the recording holds no audio that ffmpeg can read, or too little of it.
+    """
+    if not (clip.is_file() and clip.stat().st_mtime >= recording.stat().st_mtime):
+        samples = decode(recording)
+        if kind != "music":
+            samples = trim_silence(samples)
+        if samples_to_s(samples.size) < MIN_DURATION_S[kind]:
+            raise UnusableClip(f"shorter than {MIN_DURATION_S[kind]:g} s")
+        if float(np.abs(samples).max()) < _SILENCE:
+            raise UnusableClip("silence")
+        _write_flac(clip, limit_peak(level(samples, SPEECH_RMS_DB) if kind == "speech" else samples))
+    written, _ = soundfile.read(clip, dtype="int16")
+    return ClipAudio(
+        duration_s=samples_to_s(written.size),
+        rms_db=rms_db(written.astype(np.float32) / 32768),
+        fingerprint=hash(written.tobytes()),
+    )
+
+
+def decode(recording: Path) -> Samples:
+    """All of a file's first audio stream as 16 kHz mono; channels are averaged.
+
+    Raises:
+        UnusableClip: ffmpeg cannot read it.
+        InputError: ffmpeg is not installed.
+    """
+    raw_format = ["-f", "g722"] if recording.suffix == ".g722" else []
+    command = ["ffmpeg", "-nostdin", "-v", "error", *raw_format, "-i", f"file:{recording}", "-map", "0:a:0"]
+    # Without rematrix_maxval ffmpeg adds the channels of float audio at 0.71 each: 3 dB too loud.
+    command += ["-af", f"aresample={SAMPLE_RATE}:rematrix_maxval=1", "-ac", "1", "-f", "f32le", "-"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True, timeout=_DECODE_TIMEOUT_S)  # noqa: S603
+    except FileNotFoundError as error:
+        raise InputError("ffmpeg is not installed; install it (Debian: apt-get install ffmpeg)") from error
+    except subprocess.TimeoutExpired as error:
+        raise UnusableClip(f"not decoded within {_DECODE_TIMEOUT_S} s") from error
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines() or ["ffmpeg failed"]
+        raise UnusableClip(f"not readable as audio: {lines[-1]}") from error
+    return np.frombuffer(done.stdout, dtype="<f4").astype(np.float32)
+
+
+def trim_silence(samples: Samples) -> Samples:
+    """Cut the silence off both ends; what is silent throughout comes back empty."""
+    frame = s_to_samples(_TRIM_FRAME_S)
+    padded = np.pad(samples, (0, -samples.size % frame)).reshape(-1, frame)
+    levels = 20 * np.log10(np.sqrt((padded**2).mean(axis=1)) + _SILENCE)
+    if not levels.size:
+        return samples
+    loud = np.flatnonzero(levels > max(_TRIM_FLOOR_DB, levels.max() - _TRIM_BELOW_LOUDEST_DB))
+    if not loud.size:
+        return samples[:0]
+    margin = s_to_samples(_TRIM_MARGIN_S)
+    return samples[max(0, loud[0] * frame - margin) : (loud[-1] + 1) * frame + margin]
+
+
+def level(samples: Samples, target_rms_db: float) -> Samples:
+    """Scale to an RMS level, dB of full scale."""
+    return cast(Samples, samples * np.float32(10 ** ((target_rms_db - rms_db(samples)) / 20)))
+
+
+def limit_peak(samples: Samples) -> Samples:
+    """Turn the whole clip down where its peak is above the limit."""
+    peak = float(np.abs(samples).max())
+    return samples if peak <= PEAK_LIMIT else cast(Samples, samples * np.float32(PEAK_LIMIT / peak))
+
+
+def rms_db(samples: Samples) -> float:
+    """RMS level, dB of full scale (floor -120)."""
+    return float(20 * np.log10(np.sqrt(np.mean(np.square(samples, dtype=np.float64))) + _SILENCE))
+
+
+def _write_flac(path: Path, samples: Samples) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    soundfile.write(partial, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+    partial.replace(path)

@@ -1,0 +1,426 @@
+"""A corpus from packages and from folders, as someone who trains on it sees it."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from bgm_pipeline.errors import InputError
+from bgm_pipeline.training import debian
+from bgm_pipeline.training.clips import UnusableClip, convert_clip, decode, rms_db
+from bgm_pipeline.training.corpus import Corpus, build_from_debian, build_from_folders, load_corpus
+from bgm_pipeline.types import Samples
+
+RATE = 16_000
+
+
+def tone(duration_s: float, frequency_hz: float = 440.0, amplitude: float = 0.1) -> Samples:
+    t = np.arange(round(duration_s * RATE)) / RATE
+    return (amplitude * np.sin(2 * np.pi * frequency_hz * t)).astype(np.float32)
+
+
+def silence(duration_s: float) -> Samples:
+    return np.zeros(round(duration_s * RATE), np.float32)
+
+
+def write(path: Path, *parts: Samples, rate: int = RATE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.concatenate(parts), rate, subtype="PCM_16" if path.suffix == ".wav" else None)
+    return path
+
+
+def write_g722(path: Path, samples: Samples) -> None:
+    wav = write(path.with_suffix(".wav"), samples)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", wav, "-f", "g722", path], check=True, timeout=60)
+    wav.unlink()
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class PackageMaker:
+    """Real Debian packages with made-up sounds, in a cache folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.trees = folder / "trees"
+        self.cache = folder / "cache"
+        self.cache.mkdir()
+
+    def tree(self, name: str, copyright_text: str = "License: CC-BY-4.0\n") -> Path:
+        root = self.trees / name
+        (root / "DEBIAN").mkdir(parents=True)
+        (root / "DEBIAN/control").write_text(
+            f"Package: {name}\nVersion: 1:2.0-1\nArchitecture: all\n"
+            "Maintainer: Nobody <nobody@example.org>\nDescription: sounds\n"
+        )
+        doc = root / "usr/share/doc" / name
+        doc.mkdir(parents=True)
+        (doc / "copyright").write_text(copyright_text)
+        return root
+
+    def pack(self) -> None:
+        for root in self.trees.iterdir():
+            command = [
+                "dpkg-deb",
+                "--root-owner-group",
+                "-Znone",
+                "-b",
+                root,
+                self.cache / f"{root.name}_2.0_all.deb",
+            ]
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> PackageMaker:
+    return PackageMaker(tmp_path)
+
+
+@pytest.fixture
+def demo_cache(packages: PackageMaker) -> Path:
+    """The two packages of the demo split, and none else."""
+    moh = packages.tree("asterisk-moh-opsound-wav", "Attribution-ShareAlike 3.0\n")
+    for number in range(3):
+        write(moh / f"usr/share/asterisk/moh/song{number}.wav", tone(11 + number, 300 + 50 * number))
+    sounds = packages.tree("asterisk-core-sounds-fr-g722") / "usr/share/asterisk/sounds/fr_CA_f_June"
+    (sounds / "digits").mkdir(parents=True)
+    (sounds / "silence").mkdir()
+    for name in ("hello", "vm-goodbye", "digits/7", "confbridge-mute-in"):
+        write_g722(sounds / f"{name}.g722", tone(1.0, 200 + 20 * len(name)))
+    for name in ("beep", "beeperr", "ascending-2tone", "confbridge-join", "tt-monkeys", "silence/1"):
+        write_g722(sounds / f"{name}.g722", tone(1.0, 900 + 20 * len(name)))
+    packages.pack()
+    return packages.cache
+
+
+# One clip
+
+
+def test_an_utterance_loses_its_silence_and_is_levelled(tmp_path: Path) -> None:
+    recording = write(tmp_path / "a.wav", silence(1), tone(2, amplitude=0.01), silence(1))
+    clip = convert_clip(recording, tmp_path / "a.flac", "speech")
+    assert clip.duration_s == pytest.approx(2.06, abs=0.02)
+    samples, rate = soundfile.read(tmp_path / "a.flac", dtype="float32")
+    info = soundfile.info(tmp_path / "a.flac")
+    assert (rate, info.channels, info.subtype) == (RATE, 1, "PCM_16")
+    assert rms_db(samples) == pytest.approx(-23, abs=0.1) == clip.rms_db
+
+
+def test_a_peaky_utterance_is_turned_down_not_clipped(tmp_path: Path) -> None:
+    clicks = silence(1)
+    clicks[::1000] = 0.05
+    convert_clip(write(tmp_path / "a.wav", clicks), tmp_path / "a.flac", "speech")
+    samples, _ = soundfile.read(tmp_path / "a.flac")
+    assert 0.9 < np.abs(samples).max() < 1
+    assert np.count_nonzero(np.abs(samples) > 0.9) < 30
+
+
+def test_music_keeps_its_level_and_its_pauses(tmp_path: Path) -> None:
+    recording = write(tmp_path / "a.ogg", silence(2), tone(10, amplitude=0.2), silence(2))
+    clip = convert_clip(recording, tmp_path / "a.flac", "music")
+    samples, _ = soundfile.read(tmp_path / "a.flac")
+    assert clip.duration_s == pytest.approx(14, abs=0.01)
+    assert np.abs(samples[5 * RATE : 6 * RATE]).max() == pytest.approx(0.2, abs=0.01)
+
+
+def test_channels_and_rates_come_out_as_16_khz_mono_at_the_same_pitch_and_level(tmp_path: Path) -> None:
+    t = np.arange(48_000) / 48_000
+    sine = 0.5 * np.sin(2 * np.pi * 1000 * t)
+    soundfile.write(tmp_path / "a.wav", np.stack([sine, sine], axis=1), 48_000)
+    samples = decode(tmp_path / "a.wav")
+    assert samples.size == RATE
+    assert np.abs(samples).max() == pytest.approx(0.5, abs=0.01)
+    assert np.abs(np.fft.rfft(samples)).argmax() == 1000
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "reason"),
+    [
+        ("music", [tone(9)], "shorter than 10 s"),
+        ("speech", [silence(3), tone(0.2), silence(3)], "shorter than 0.4 s"),
+        ("speech", [silence(3)], "shorter than 0.4 s"),
+        ("music", [silence(12)], "silence"),
+    ],
+)
+def test_what_gives_no_clip_says_why(tmp_path: Path, kind: str, parts: list[Samples], reason: str) -> None:
+    recording = write(tmp_path / "a.wav", *parts)
+    with pytest.raises(UnusableClip, match=reason):
+        convert_clip(recording, tmp_path / "a.flac", kind)  # type: ignore[arg-type]
+    assert not (tmp_path / "a.flac").exists()
+
+
+def test_a_name_like_an_option_or_an_address_is_only_a_name(tmp_path: Path) -> None:
+    for name in ("-i.wav", "http:x y.wav"):
+        assert decode(write(tmp_path / name, tone(1))).size == RATE
+
+
+# From Debian packages
+
+
+def test_the_demo_split_needs_its_two_packages_only(tmp_path: Path, demo_cache: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+    folder = tmp_path / "corpus"
+    corpus = build_from_debian(folder, ("demo",), demo_cache, lambda *step: steps.append(step))
+    assert {clip.split for clip in corpus.clips} == {"demo"}
+    assert [clip.path.name for clip in corpus.select("demo", "music")] == [f"song{n}.flac" for n in range(3)]
+    assert {clip.path.stem for clip in corpus.select("demo", "speech")} == {
+        "hello",
+        "vm-goodbye",
+        "7",
+        "confbridge-mute-in",
+    }, "spoken prompts are speech; beeps, screams and silence are not"
+    for clip in corpus.select("demo", "speech"):
+        assert clip.duration_s == pytest.approx(1, abs=0.1)
+        assert clip.rms_db == pytest.approx(-23, abs=0.1)
+        assert clip.source == "asterisk-core-sounds-fr-g722"
+    assert ("asterisk-moh-opsound-wav", 3, 3) in steps
+
+
+def test_where_the_sounds_come_from_is_kept(tmp_path: Path, demo_cache: Path) -> None:
+    folder = tmp_path / "corpus"
+    build_from_debian(folder, ("demo",), demo_cache)
+    table = {row["package"]: row for row in rows_of(folder / "packages.csv")}
+    assert table["asterisk-moh-opsound-wav"]["licence"] == "CC-BY-SA-3.0"
+    assert table["asterisk-core-sounds-fr-g722"]["licence"] == "CC-BY-4.0"
+    assert table["asterisk-core-sounds-fr-g722"]["version"] == "1:2.0-1"
+    assert table["asterisk-moh-opsound-wav"]["files"] == "3"
+    assert float(table["asterisk-moh-opsound-wav"]["music_minutes"]) == pytest.approx(36 / 60, abs=0.01)
+    assert "ShareAlike" in (folder / "copyright/asterisk-moh-opsound-wav.txt").read_text()
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"audio", "copyright", "corpus.csv", "packages.csv", "dropped.csv"}, (
+        "nothing unpacked stays"
+    )
+    assert sum(1 for _ in demo_cache.iterdir()) == 2, "the packages stay"
+
+
+def test_a_killed_build_goes_on_where_it_was(tmp_path: Path, demo_cache: Path) -> None:
+    whole = build_from_debian(tmp_path / "whole", ("demo",), demo_cache)
+    folder = tmp_path / "killed"
+    program = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from bgm_pipeline.training.corpus import build_from_debian\n"
+        "def die(step, done, total):\n"
+        "    if done == 2 and 'core' in step: os.kill(os.getpid(), 9)\n"
+        "build_from_debian(Path(sys.argv[1]), ('demo',), Path(sys.argv[2]), die)\n"
+    )
+    died = subprocess.run([sys.executable, "-c", program, folder, demo_cache], check=False, timeout=120)
+    assert died.returncode == -signal.SIGKILL
+    with pytest.raises(InputError, match=r"no corpus here"):
+        load_corpus(folder)
+    kept = folder / "audio/demo/music/asterisk-moh-opsound-wav/song0.flac"
+    first_written = kept.stat().st_mtime_ns
+    (
+        demo_cache / "asterisk-moh-opsound-wav_2.0_all.deb"
+    ).unlink()  # done before the kill, so not needed again
+    corpus = build_from_debian(folder, ("demo",), demo_cache)
+    assert corpus.clips == whole.clips
+    assert kept.stat().st_mtime_ns == first_written
+    assert not [path for path in folder.rglob("*") if "partial" in path.name or "unpacked" in path.name]
+
+
+def test_a_split_can_be_added_later(tmp_path: Path, demo_cache: Path, packages: PackageMaker) -> None:
+    folder = tmp_path / "corpus"
+    demo = build_from_debian(folder, ("demo",), demo_cache)
+    write(packages.tree("hyperrogue-music") / "usr/share/hyperrogue/music/caves.ogg", tone(12))
+    voice = packages.tree("asterisk-prompt-fr-armelle") / "usr/share/asterisk/sounds/fr/hello.gsm"
+    wav = write(voice.with_suffix(".wav"), tone(1))
+    subprocess.run(["ffmpeg", "-v", "error", "-i", wav, "-ar", "8000", voice], check=True, timeout=60)
+    stamps = packages.tree("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps"
+    write(stamps / "animals/gnu_desc_da.ogg", tone(1))
+    write(stamps / "animals/gnu_desc_ro.ogg", tone(1, 500))
+    write(stamps / "hobbies/music/cello.ogg", tone(3))
+    things = [f"thing{number}" for number in range(40)]
+    for number, thing in enumerate(things):
+        write(stamps / f"animals/{thing}_small.ogg", tone(0.3, 300 + 10 * number))
+    packages.pack()
+    corpus = build_from_debian(folder, ("valid",), packages.cache)
+    assert corpus.select("demo", "music") == demo.select("demo", "music")
+    assert [clip.path.stem for clip in corpus.select("valid", "music")] == ["caves"]
+    assert {clip.source for clip in corpus.select("valid", "speech")} == {
+        "tuxpaint-da",
+        "asterisk-prompt-fr-armelle",
+    }
+    others = {clip.source for clip in corpus.select("valid", "other")}
+    assert others == {
+        f"tuxpaint-{thing}" for thing in things if 0.7 <= debian.stable_fraction(f"tuxpaint-{thing}") < 0.8
+    }
+    assert 0 < len(others) < 12
+
+
+def test_a_recording_that_a_package_holds_twice_is_kept_once(tmp_path: Path, packages: PackageMaker) -> None:
+    music = packages.tree("hyperrogue-music") / "usr/share/hyperrogue/music"
+    write(music / "caves.ogg", tone(12))
+    (music / "copy.ogg").write_bytes((music / "caves.ogg").read_bytes())
+    (music / "link.ogg").symlink_to("caves.ogg")
+    write(packages.tree("asterisk-prompt-fr-armelle") / "usr/share/asterisk/sounds/fr/none.txt.wav", tone(1))
+    write(packages.tree("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps/gnu_desc_da.ogg", tone(1))
+    packages.pack()
+    corpus = build_from_debian(tmp_path / "corpus", ("valid",), packages.cache)
+    assert [clip.path.name for clip in corpus.select("valid", "music")] == ["caves.flac"]
+    [dropped] = rows_of(tmp_path / "corpus/dropped.csv")
+    assert dropped["recording"].endswith("copy.ogg")
+    assert "same audio" in dropped["reason"]
+
+
+def test_music_inside_a_game_archive_is_found(tmp_path: Path, packages: PackageMaker) -> None:
+    root = packages.tree("ufoai-music")
+    song = write(tmp_path / "music/song.ogg", tone(1))
+    base = root / "usr/share/games/ufoai/base"
+    base.mkdir(parents=True)
+    subprocess.run(
+        [sys.executable, "-m", "zipfile", "-c", base / "0music.pk3", song.parent], check=True, timeout=60
+    )
+    packages.pack()
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    debian.unpack_package(packages.cache / "ufoai-music_2.0_all.deb", unpacked)
+    [recipe] = debian.recipes_by_package(("train",))["ufoai-music"]
+    assert [path.name for path in debian.recordings_of(recipe, unpacked)] == ["song.ogg"]
+
+
+def test_no_composer_and_no_speaker_is_in_two_splits() -> None:
+    splits = defaultdict(set)
+    for recipe in debian.RECIPES:
+        if recipe.split not in (debian.BY_SOURCE, "demo"):
+            splits[recipe.source or recipe.package].add(recipe.split)
+    assert all(len(where) == 1 for where in splits.values()), splits
+
+
+def test_without_debian_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"apt-get is not here.*--music FOLDER --speech FOLDER"):
+        build_from_debian(tmp_path / "corpus", ("demo",))
+
+
+def test_a_package_that_cannot_be_had_is_named_with_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot download no-such-package-here: .*apt-get update"):
+        debian.fetch_package("no-such-package-here", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "asterisk-core-sounds-fr-g722_1_all.deb").write_bytes(b"half a download")
+    with pytest.raises(InputError, match=r"fr-g722_1_all\.deb cannot be unpacked; delete it"):
+        build_from_debian(tmp_path / "corpus", ("demo",), tmp_path)
+
+
+def test_an_unknown_split_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such split: training"):
+        build_from_debian(tmp_path, ("training",))
+
+
+# From folders
+
+
+@pytest.fixture
+def own_folders(tmp_path: Path) -> tuple[Path, Path]:
+    for number in range(12):
+        for part in range(2):
+            frequency = 200 + 20 * number + 5 * part
+            write(tmp_path / f"music/band{number}/album/{part}.ogg", tone(10.5, frequency))
+            write(tmp_path / f"speech/voice{number}/{part}.wav", tone(0.6, frequency))
+    (tmp_path / "music/band0/cover.jpg").write_bytes(b"no sound")
+    return tmp_path / "music", tmp_path / "speech"
+
+
+def sources_by_split(corpus: Corpus) -> dict[str, set[str]]:
+    found = defaultdict(set)
+    for clip in corpus.clips:
+        found[clip.split].add(clip.source)
+    return found
+
+
+def test_folders_are_split_by_their_subfolders(tmp_path: Path, own_folders: tuple[Path, Path]) -> None:
+    corpus = build_from_folders(tmp_path / "corpus", *own_folders, valid_share=0.2, test_share=0.2)
+    assert len(corpus.clips) == 48
+    found = sources_by_split(corpus)
+    assert found.keys() == {"train", "valid", "test"}
+    assert sum(len(sources) for sources in found.values()) == 24, "no band and no voice is in two splits"
+    assert len(found["train"]) > 8
+    again = build_from_folders(tmp_path / "again", *own_folders, valid_share=0.2, test_share=0.2)
+    assert again.clips == corpus.clips
+    [dropped] = rows_of(tmp_path / "corpus/dropped.csv")
+    assert dropped["recording"] == "band0/cover.jpg"
+    assert "not readable as audio" in dropped["reason"]
+
+
+def test_a_few_loose_files_still_fill_each_split(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / f"music/song {number}?.wav", tone(11, 300 + 50 * number))
+        write(tmp_path / f"speech/{number}.wav", tone(1, 300 + 50 * number))
+    corpus = build_from_folders(tmp_path / "corpus", tmp_path / "music", tmp_path / "speech")
+    for split in ("train", "valid", "test"):
+        assert len(corpus.select(split, "music")) == len(corpus.select(split, "speech")) == 1
+
+
+def test_files_that_differ_in_their_ending_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for number, name in enumerate(("a.wav", "a.ogg", "a!.wav", "a?.wav")):
+        write(tmp_path / "music/band" / name, tone(11, 300 + 50 * number))
+        write(tmp_path / "speech/voice" / name, tone(1, 300 + 50 * number))
+    corpus = build_from_folders(
+        tmp_path / "corpus", tmp_path / "music", tmp_path / "speech", valid_share=0, test_share=0
+    )
+    assert len({clip.path for clip in corpus.clips}) == 8
+
+
+def test_a_changed_recording_is_converted_again(tmp_path: Path) -> None:
+    music, speech = tmp_path / "music", tmp_path / "speech"
+    write(speech / "a.wav", tone(1))
+    write(music / "a.wav", tone(11))
+    build_from_folders(tmp_path / "corpus", music, speech)
+    later = (tmp_path / "corpus/audio/train/music/a/a.flac").stat().st_mtime + 10
+    os.utime(write(music / "a.wav", tone(13)), (later, later))
+    [clip] = build_from_folders(tmp_path / "corpus", music, speech).select("train", "music")
+    assert clip.duration_s == 13
+
+
+@pytest.mark.parametrize(("valid_share", "test_share"), [(0.5, 0.5), (-0.1, 0.1)])
+def test_shares_that_leave_nothing_are_refused(tmp_path: Path, valid_share: float, test_share: float) -> None:
+    with pytest.raises(InputError, match="below 1"):
+        build_from_folders(tmp_path, tmp_path, tmp_path, valid_share=valid_share, test_share=test_share)
+
+
+def test_a_folder_without_sound_is_named(tmp_path: Path) -> None:
+    (tmp_path / "music").mkdir()
+    (tmp_path / "music/readme.txt").write_text("no music")
+    with pytest.raises(InputError, match=r"music: gives no music for training"):
+        build_from_folders(tmp_path / "corpus", tmp_path / "music", tmp_path / "music")
+    with pytest.raises(InputError, match=r"nowhere: not a folder"):
+        build_from_folders(tmp_path / "corpus", tmp_path / "nowhere", tmp_path / "music")
+
+
+# Reading
+
+
+def test_a_folder_without_a_corpus_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no corpus here.*bgm corpus build"):
+        load_corpus(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("", "empty"),
+        ("split,kind,package,source,path,duration_s,rms_db\n", "empty"),
+        ("split,kind\ntrain,music\n", "broken"),
+        ("split,kind,package,source,path,duration_s,rms_db\ntrain,music,p,s,a.flac,long,-20\n", "broken"),
+        ("split,kind,package,source,path,duration_s,rms_db\ntrain,noise,p,s,a.flac,12,-20\n", "broken"),
+        (
+            "split,kind,package,source,path,duration_s,rms_db\ntrain,music,p,s,a.flac,12,-20\n",
+            "a.flac: missing",
+        ),
+    ],
+)
+def test_a_bad_manifest_is_one_clear_error(tmp_path: Path, manifest: str, message: str) -> None:
+    (tmp_path / "corpus.csv").write_text(manifest)
+    with pytest.raises(InputError, match=message):
+        load_corpus(tmp_path)
