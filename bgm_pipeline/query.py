@@ -1,0 +1,362 @@
+"""Asking the database, as pandas DataFrames.
+
+What is shown of an episode is its newest good run. Filters that are left out, or none, hold nothing back:
+
+- ``channel``: the channel's exact name; ``title``: a part of the title, in small or capital letters
+- ``since``, ``until``: what was on air at some moment from `since` to before `until`; a date means its
+  midnight as `since`, and the end of that day as `until`. Needs the episode's air time to be known
+- ``state``: of the episode's newest run: "new" (no run yet), "running", "done" or "failed"
+- ``music``: with music, or without; ``episode_id``: one episode; ``limit``: so many rows at most
+- ``min_probability``: least `music_probability`, 0..1
+- ``min_music_to_speech_db``, ``max_music_to_speech_db``: at least, at most so loud against the speech, dB
+- ``tz``: the time zone that air times are shown in, and that dates are meant in; else this machine's
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, func, literal, or_, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.functions import GenericFunction
+
+from bgm_pipeline.errors import InputError
+from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, UtcDateTime
+from bgm_pipeline.timebase import format_timecode
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+    from bgm_pipeline.store.repository import Store
+
+_WHOSE = ("episode_id", "channel", "title")
+_WHEN = ("start_timecode", "end_timecode", "start_s", "end_s", "air_start", "air_end")
+_WHAT = ("music_probability", "music_to_speech_db")
+_BY = ("run_id", "model")
+
+EPISODE_COLUMNS = (
+    *_WHOSE,
+    *("air_start", "air_end", "duration_s", "music_s", "music_share", "state", "reason"),
+    *_BY,
+    *("started_at", "finished_at", "path", "source_sha256", "size_bytes"),
+)
+SEGMENT_COLUMNS = (
+    *(*_WHOSE, "segment_index", *_WHEN, "has_music", *_WHAT),
+    *("mixture_db", "music_db", "gap_s", *_BY),
+)
+EVENT_COLUMNS = (*_WHOSE, "event_index", *_WHEN, *_WHAT, *_BY)
+"""Columns of the answers. Air times are aware, and NaT where an episode's start is not known."""
+
+STATES = ("new", "running", "done", "failed")
+
+
+class EpisodeFilters(TypedDict, total=False):
+    """What `episodes` can be asked for."""
+
+    channel: str | None
+    title: str | None
+    since: date | datetime | None
+    until: date | datetime | None
+    state: str | None
+    music: bool | None
+    episode_id: int | None
+    limit: int | None
+    tz: tzinfo | None
+
+
+class SpanFilters(EpisodeFilters, total=False):
+    """What `segments` and `events` can be asked for."""
+
+    min_probability: float | None
+    min_music_to_speech_db: float | None
+    max_music_to_speech_db: float | None
+
+
+def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
+    """The episodes, the newest first, one a row.
+
+    Columns: `EPISODE_COLUMNS`. `state`, `reason`, `started_at` and `finished_at` are those of the newest
+    run, `run_id`, `model`, `duration_s` and `music_s` (length of all events) those of the newest good one.
+
+    Raises:
+        InputError: a filter is not known, or its value cannot be meant.
+    """
+    _check(filters, EpisodeFilters)
+    newest, current = aliased(RunRow), aliased(RunRow)
+    last_run = aliased(RunRow)
+    newest_id = select(func.max(last_run.id)).where(last_run.episode_id == EpisodeRow.id).scalar_subquery()
+    query: Select[*tuple[Any, ...]] = (
+        select(
+            EpisodeRow.id.label("episode_id"),
+            EpisodeRow.channel,
+            EpisodeRow.title,
+            EpisodeRow.air_start,
+            current.duration_ms,
+            current.music_ms,
+            func.coalesce(newest.state, "new").label("state"),
+            newest.reason,
+            current.id.label("run_id"),
+            current.model,
+            newest.started_at,
+            newest.finished_at,
+            EpisodeRow.path,
+            EpisodeRow.source_sha256,
+            EpisodeRow.size_bytes,
+        )
+        .outerjoin(newest, newest.id == newest_id)
+        .outerjoin(current, and_(current.episode_id == EpisodeRow.id, current.is_current))
+        .where(*_episode_conditions(store, filters, current.duration_ms))
+        .order_by(EpisodeRow.air_start.desc().nulls_first(), EpisodeRow.id.desc())
+        .limit(filters.get("limit"))
+    )
+    music = filters.get("music")
+    if music is not None:
+        query = query.where(current.music_ms > 0 if music else current.music_ms == 0)
+
+    frame = _fetch(store, query)
+    zone = filters.get("tz") or local_zone()
+    for column in ("air_start", "started_at", "finished_at"):
+        frame[column] = _moments(frame[column], zone)
+    duration_ms, music_ms = frame["duration_ms"].astype("Int64"), frame["music_ms"].astype("Int64")
+    frame["air_end"] = frame["air_start"] + _milliseconds(duration_ms)
+    frame["duration_s"] = (duration_ms / 1000).astype("float64")
+    frame["music_s"] = (music_ms / 1000).astype("float64")
+    frame["music_share"] = frame["music_s"] / frame["duration_s"].where(frame["duration_s"] > 0)
+    frame["reason"] = frame["reason"].fillna("")
+    frame["run_id"] = frame["run_id"].astype("Int64")
+    return frame[list(EPISODE_COLUMNS)]
+
+
+def segments(store: Store, **filters: Unpack[SpanFilters]) -> DataFrame:
+    """Cells of the 12 s grid in the order of time, one a row.
+
+    Columns: `SEGMENT_COLUMNS`.
+
+    Raises:
+        InputError: a filter is not known, or its value cannot be meant.
+    """
+    _check(filters, SpanFilters)
+    columns = (
+        SegmentRow.segment_index,
+        SegmentRow.has_music,
+        SegmentRow.music_probability,
+        SegmentRow.music_to_speech_db,
+        SegmentRow.mixture_db,
+        SegmentRow.music_db,
+        SegmentRow.gap_ms,
+    )
+    query = _span_query(store, SegmentRow, columns, filters).order_by(SegmentRow.segment_index)
+    music = filters.get("music")
+    if music is not None:
+        query = query.where(SegmentRow.has_music if music else ~SegmentRow.has_music)
+    frame = _with_times(_fetch(store, query), filters)
+    frame["gap_s"] = frame["gap_ms"] / 1000
+    frame["has_music"] = frame["has_music"].astype(bool)
+    return frame[list(SEGMENT_COLUMNS)]
+
+
+def events(store: Store, **filters: Unpack[SpanFilters]) -> DataFrame:
+    """Spans of music in the order of time, one a row.
+
+    Columns: `EVENT_COLUMNS`.
+
+    Raises:
+        InputError: a filter is not known, or its value cannot be meant.
+    """
+    _check(filters, SpanFilters)
+    if filters.get("music") is False:
+        raise InputError("events are spans of music; ask segments for those without")
+    columns = (EventRow.event_index, EventRow.music_probability, EventRow.music_to_speech_db)
+    query = _span_query(store, EventRow, columns, filters).order_by(EventRow.event_index)
+    return _with_times(_fetch(store, query), filters)[list(EVENT_COLUMNS)]
+
+
+def parse_moment(text: str, zone: tzinfo | None = None) -> date | datetime:
+    """A date (2026-03-31), or a date and time (2026-03-31 20:15, 2026-03-31T20:15:00+09:00).
+
+    A time without an offset is meant in `zone`, or in this machine's time zone.
+
+    Raises:
+        InputError: the text is neither.
+    """
+    try:
+        if len(text.strip()) == len("2026-03-31"):
+            return date.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise InputError(
+            f"not a date or time: {text!r}; write 2026-03-31, 2026-03-31 20:15 or 2026-03-31T20:15+09:00"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=zone or local_zone())
+
+
+def local_zone() -> tzinfo:
+    """This machine's time zone, with its rules of summer time."""
+    from tzlocal import get_localzone  # noqa: PLC0415
+
+    return get_localzone()
+
+
+class _ElapsedMs(GenericFunction[int]):
+    """Milliseconds from the second moment to the first."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "elapsed_ms"
+
+
+@compiles(_ElapsedMs, "sqlite")
+def _elapsed_sqlite(element: _ElapsedMs, compiler: Any, **options: Any) -> str:
+    later, earlier = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"CAST(round((julianday({later}) - julianday({earlier})) * 86400000) AS INTEGER)"
+
+
+@compiles(_ElapsedMs, "postgresql")
+def _elapsed_postgresql(element: _ElapsedMs, compiler: Any, **options: Any) -> str:
+    later, earlier = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"(extract(epoch from {later} - {earlier}) * 1000)"
+
+
+def _check(filters: EpisodeFilters | SpanFilters, known: type) -> None:
+    unknown = filters.keys() - known.__annotations__.keys()
+    if unknown:
+        raise InputError(
+            f"no such filter: {', '.join(sorted(unknown))}; there are {', '.join(known.__annotations__)}"
+        )
+    state = filters.get("state")
+    if state is not None and state not in STATES:
+        raise InputError(f"no such state: {state}; there are {', '.join(STATES)}")
+    limit = filters.get("limit")
+    if limit is not None and limit < 0:
+        raise InputError(f"a limit cannot be negative: {limit}")
+
+
+def _episode_conditions(
+    store: Store, filters: EpisodeFilters | SpanFilters, duration_ms: Any
+) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    episode_id, channel, title = filters.get("episode_id"), filters.get("channel"), filters.get("title")
+    if episode_id is not None:
+        conditions.append(EpisodeRow.id == episode_id)
+    if channel is not None:
+        conditions.append(EpisodeRow.channel == channel)
+    if title:
+        conditions.append(EpisodeRow.title.icontains(title, autoescape=True))
+    since, until = _range(filters)
+    if since is not None:
+        conditions += [
+            EpisodeRow.air_start > since - _longest(store),
+            or_(EpisodeRow.air_start >= since, duration_ms > _elapsed(since)),
+        ]
+    if until is not None:
+        conditions.append(EpisodeRow.air_start < until)
+    return conditions + _state_conditions(filters.get("state"))
+
+
+def _state_conditions(state: str | None) -> list[ColumnElement[bool]]:
+    if state is None:
+        return []
+    run, later = aliased(RunRow), aliased(RunRow)
+    if state == "new":
+        return [~select(run.id).where(run.episode_id == EpisodeRow.id).exists()]
+    newer = select(later.id).where(later.episode_id == run.episode_id, later.id > run.id).exists()
+    return [EpisodeRow.id.in_(select(run.episode_id).where(run.state == state, ~newer))]
+
+
+def _span_query(
+    store: Store, table: type[SegmentRow | EventRow], columns: tuple[Any, ...], filters: SpanFilters
+) -> Select[*tuple[Any, ...]]:
+    conditions = _episode_conditions(store, filters, RunRow.duration_ms)
+    since, until = _range(filters)
+    if since is not None:
+        conditions.append(table.end_ms > _elapsed(since))
+    if until is not None:
+        conditions.append(table.start_ms < _elapsed(until))
+    for column, least, most in (
+        (table.music_probability, filters.get("min_probability"), None),
+        (
+            table.music_to_speech_db,
+            filters.get("min_music_to_speech_db"),
+            filters.get("max_music_to_speech_db"),
+        ),
+    ):
+        if least is not None:
+            conditions.append(column >= least)
+        if most is not None:
+            conditions.append(column <= most)
+    return (
+        select(
+            EpisodeRow.id.label("episode_id"),
+            EpisodeRow.channel,
+            EpisodeRow.title,
+            EpisodeRow.air_start,
+            table.start_ms,
+            table.end_ms,
+            *columns,
+            RunRow.id.label("run_id"),
+            RunRow.model,
+        )
+        .join(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.is_current))
+        .join(table, table.run_id == RunRow.id)
+        .where(*conditions)
+        .order_by(EpisodeRow.air_start.nulls_last(), EpisodeRow.id)
+        .limit(filters.get("limit"))
+    )
+
+
+def _range(filters: EpisodeFilters | SpanFilters) -> tuple[datetime | None, datetime | None]:
+    zone = filters.get("tz") or local_zone()
+    since, until = filters.get("since"), filters.get("until")
+    if until is not None and not isinstance(until, datetime):
+        until += timedelta(days=1)
+    return _moment(since, zone), _moment(until, zone)
+
+
+def _moment(value: date | datetime | None, zone: tzinfo) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        value = datetime.combine(value, time(), zone)
+    if value.tzinfo is None:
+        raise InputError(f"{value} has no time zone; give it one, or a date")
+    return value.astimezone(UTC)
+
+
+def _longest(store: Store) -> timedelta:
+    """No recording that ended after a moment began longer before it than this."""
+    with store.reading() as connection:
+        return timedelta(milliseconds=connection.scalar(select(func.max(RunRow.duration_ms))) or 0)
+
+
+def _elapsed(moment: datetime) -> _ElapsedMs:
+    return _ElapsedMs(literal(moment, UtcDateTime), EpisodeRow.air_start)
+
+
+def _fetch(store: Store, query: Select[*tuple[Any, ...]]) -> DataFrame:
+    from pandas import DataFrame  # noqa: PLC0415
+
+    with store.reading() as connection:
+        result = connection.execute(query)
+        return DataFrame.from_records(result.all(), columns=list(result.keys()))
+
+
+def _with_times(frame: DataFrame, filters: SpanFilters) -> DataFrame:
+    on_air = _moments(frame["air_start"], filters.get("tz") or local_zone())
+    for end, milliseconds in (("start", frame["start_ms"]), ("end", frame["end_ms"])):
+        frame[f"{end}_timecode"] = milliseconds.map(format_timecode)
+        frame[f"{end}_s"] = milliseconds / 1000
+        frame[f"air_{end}"] = on_air + _milliseconds(milliseconds)
+    frame["music_to_speech_db"] = frame["music_to_speech_db"].astype("float64")
+    return frame
+
+
+def _moments(values: Series[Any], zone: tzinfo) -> Series[Any]:
+    return values.astype("datetime64[ms, UTC]").dt.tz_convert(zone)
+
+
+def _milliseconds(values: Series[Any]) -> Series[Any]:
+    from pandas import to_timedelta  # noqa: PLC0415
+
+    return to_timedelta(values, unit="ms").astype("timedelta64[ms]")

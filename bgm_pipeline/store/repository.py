@@ -1,0 +1,346 @@
+"""All that is written to the database: episodes, runs, and what a run leaves behind.
+
+One transaction ends a run; before it nothing of the run is visible, after it everything. Files cannot be
+part of a transaction, so it is the rows that say which files belong: a run's row is there before its
+first file, and a folder whose run is neither done nor in progress is swept away by whoever next touches
+the episode. A process may therefore be killed anywhere.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from bgm_pipeline.errors import StoreError
+from bgm_pipeline.store.connection import explained
+from bgm_pipeline.store.lease import Heartbeat, is_alive, this_process
+from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, StemRow
+from bgm_pipeline.store.stems import StemStore
+from bgm_pipeline.timebase import samples_to_ms
+from bgm_pipeline.types import Episode, RunIdentity, RunResult
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = "interrupted: its process ended without a word; run the episode again"
+
+_live_here: set[tuple[str, int]] = set()
+"""Runs that this process is at work on, by database and number."""
+
+
+class EpisodeBusyError(StoreError):
+    """Another process is at work on the episode right now."""
+
+
+class Store:
+    """An open database with its stem store; made by `bgm_pipeline.store.session.open_store`."""
+
+    def __init__(self, engine: Engine, stems: StemStore) -> None:
+        self.engine = engine
+        self.stems = stems
+        self._heartbeats: dict[int, Heartbeat] = {}
+
+    def close(self) -> None:
+        """Close the connections; a run that was started here and not ended has failed."""
+        try:
+            for run_id in list(self._heartbeats):
+                self.fail_run(run_id, "given up: the program ended before the run did")
+        finally:
+            self.engine.dispose()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that sees one state of the database and holds up no writer."""
+        with explained(self.engine.url), self.engine.connect() as connection:
+            yield connection.execution_options(reading=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """One transaction: all of it or, after an error, nothing."""
+        with explained(self.engine.url), Session(self.engine) as session, session.begin():
+            yield session
+
+    def register_episode(self, episode: Episode, source_sha256: str, size_bytes: int) -> int:
+        """The number of an episode, which is new if no file with these bytes was seen before.
+
+        A file that has moved gets its new path; what is told of channel, title and air time replaces
+        what was known, what is left empty does not.
+        """
+        told = {
+            "channel": _text(episode.channel),
+            "title": _text(episode.title),
+            "air_start": episode.air_start,
+        }
+        values: dict[str, Any] = {name: value for name, value in told.items() if value}
+        values |= {"path": _text(str(episode.path.absolute())), "size_bytes": size_bytes}
+        same_bytes = EpisodeRow.source_sha256 == source_sha256
+        with self.writing() as session:
+            if session.scalar(select(EpisodeRow.id).where(same_bytes)) is None:
+                new = {"channel": "", "title": "", "registered_at": datetime.now(UTC), **values}
+                with suppress(IntegrityError), session.begin_nested():
+                    session.execute(insert(EpisodeRow).values(source_sha256=source_sha256, **new))
+            episode_id = session.execute(
+                update(EpisodeRow).where(same_bytes).values(values).returning(EpisodeRow.id)
+            ).scalar_one()
+        self._sweep(episode_id)
+        return episode_id
+
+    def find_done_run(self, episode_id: int, identity: RunIdentity) -> int | None:
+        """The run that has the results of this identity already, with every stem that it kept.
+
+        Whoever lost a stem file finds none here, and so makes the results anew.
+        """
+        with self.reading() as connection:
+            run = connection.execute(
+                select(RunRow.id, RunRow.stem_count).where(
+                    RunRow.episode_id == episode_id, RunRow.state == "done", *_same(identity)
+                )
+            ).one_or_none()
+            if run is None:
+                return None
+            keys = connection.scalars(select(StemRow.key).where(StemRow.run_id == run.id)).all()
+        whole = len(keys) == run.stem_count and all(self.stems.path(key).is_file() for key in keys)
+        return int(run.id) if whole else None
+
+    def start_run(self, episode_id: int, identity: RunIdentity) -> int:
+        """Begin an attempt at an episode; an earlier one whose process has died is marked as failed.
+
+        Raises:
+            EpisodeBusyError: a process that lives is at work on the episode.
+        """
+        now = datetime.now(UTC)
+        with self.writing() as session:
+            found = session.scalar(select(EpisodeRow.id).where(EpisodeRow.id == episode_id).with_for_update())
+            if found is None:
+                raise StoreError(f"there is no episode {episode_id}; bgm episodes lists them")
+            earlier = session.scalar(
+                select(RunRow).where(RunRow.episode_id == episode_id, RunRow.state == "running")
+            )
+            if earlier is not None:
+                if self.is_live(earlier.id, earlier.owner, earlier.heartbeat_at):
+                    raise EpisodeBusyError(
+                        f"episode {episode_id} is being processed (run {earlier.id}, {earlier.owner}, since "
+                        f"{earlier.started_at:%Y-%m-%d %H:%M} UTC); wait for it, or end that process"
+                    )
+                _fail(earlier, INTERRUPTED)
+                session.flush()
+            run = RunRow(
+                episode_id=episode_id,
+                state="running",
+                source_sha256=identity.source_sha256,
+                model=identity.model,
+                model_sha256=identity.model_sha256,
+                settings_sha256=identity.settings_sha256,
+                code_version=identity.code_version,
+                owner=this_process(),
+                started_at=now,
+                heartbeat_at=now,
+            )
+            session.add(run)
+            session.flush()
+            run_id = run.id
+            _live_here.add((self.stems.namespace, run_id))
+        self._heartbeats[run_id] = Heartbeat(lambda: self._beat(run_id))
+        self._sweep(episode_id)
+        return run_id
+
+    def finish_run(self, run_id: int, result: RunResult) -> None:
+        """Make all results of a run visible, in one transaction, in place of those of an equal run.
+
+        Probabilities are kept to 4 digits and levels to 2, so that results do not differ where only
+        the order of a sum did.
+
+        Raises:
+            StoreError: the run is not in progress (any more).
+        """
+        with self.writing() as session:
+            run = self._running(session, run_id)
+            session.execute(
+                delete(RunRow).where(
+                    RunRow.episode_id == run.episode_id,
+                    RunRow.state == "done",
+                    *_same(run),
+                )
+            )
+            session.execute(
+                update(RunRow)
+                .where(RunRow.episode_id == run.episode_id, RunRow.is_current)
+                .values(is_current=False)
+            )
+            events = _event_rows(run_id, result)
+            for table, rows in (
+                (SegmentRow, _segment_rows(run_id, result)),
+                (EventRow, events),
+                (StemRow, _stem_rows(run_id, result)),
+            ):
+                if rows:
+                    session.execute(insert(table), rows)
+            run.state = "done"
+            run.is_current = True
+            run.finished_at = datetime.now(UTC)
+            run.container = _text(result.container)
+            run.duration_ms = samples_to_ms(result.duration_samples)
+            run.music_ms = sum(row["end_ms"] - row["start_ms"] for row in events)
+            run.stem_count = len(result.stems)
+            run.stage_s = {stage: round(seconds, 3) for stage, seconds in result.stage_s.items()}
+            run.selection = {
+                "streams": list(result.selection.streams),
+                "reason": _text(result.selection.reason),
+            }
+            run.gaps = [
+                {"reason": _text(gap.reason), **_span(gap.start_samples, gap.end_samples)}
+                for gap in result.gaps
+            ]
+            run.damage = [{"message": _text(one.message), "count": one.count} for one in result.damage]
+            episode_id = run.episode_id
+        self._release(run_id)
+        self._sweep(episode_id)
+
+    def fail_run(self, run_id: int, reason: str) -> None:
+        """End a run that came to nothing, and remove its files; earlier results stay as they are."""
+        try:
+            with self.writing() as session:
+                run = self._running(session, run_id)
+                _fail(run, _text(reason))
+                episode_id = run.episode_id
+        finally:
+            self._release(run_id)
+        self._sweep(episode_id)
+
+    def is_live(self, run_id: int, owner: str, heartbeat_at: datetime) -> bool:
+        """Whether some process, this one included, is at work on a run in progress."""
+        if owner == this_process():
+            return (self.stems.namespace, run_id) in _live_here
+        return is_alive(owner, heartbeat_at, datetime.now(UTC))
+
+    def fail_interrupted_runs(self) -> None:
+        """Mark every run whose process has died as failed."""
+        with self.writing() as session:
+            for run in session.scalars(select(RunRow).where(RunRow.state == "running").with_for_update()):
+                if not self.is_live(run.id, run.owner, run.heartbeat_at):
+                    _fail(run, INTERRUPTED)
+
+    @staticmethod
+    def _running(session: Session, run_id: int) -> RunRow:
+        run = session.get(RunRow, run_id, with_for_update=True)
+        if run is None or run.state != "running":
+            raise StoreError(
+                f"run {run_id} is not in progress; another process took its episode over, or ended it"
+            )
+        return run
+
+    def _beat(self, run_id: int) -> None:
+        with self.writing() as session:
+            session.execute(
+                update(RunRow)
+                .where(RunRow.id == run_id, RunRow.state == "running")
+                .values(heartbeat_at=datetime.now(UTC))
+            )
+
+    def _release(self, run_id: int) -> None:
+        _live_here.discard((self.stems.namespace, run_id))
+        heartbeat = self._heartbeats.pop(run_id, None)
+        if heartbeat is not None:
+            heartbeat.stop()
+
+    def _sweep(self, episode_id: int) -> None:
+        """Remove the files of runs that are neither done nor in progress.
+
+        Folders are listed before rows are read: a run has its row before its folder.
+        """
+        on_disk = self.stems.runs_of(episode_id)
+        if not on_disk:
+            return
+        with self.reading() as connection:
+            belonging = connection.scalars(
+                select(RunRow.id).where(RunRow.episode_id == episode_id, RunRow.state != "failed")
+            ).all()
+        for run_id in on_disk.difference(belonging):
+            try:
+                self.stems.remove_run(episode_id, run_id)
+            except StoreError as error:
+                log.warning("%s; run: bgm store check --remove", error)
+
+
+def _same(identity: RunIdentity | RunRow) -> tuple[Any, ...]:
+    return (
+        RunRow.source_sha256 == identity.source_sha256,
+        RunRow.model == identity.model,
+        RunRow.model_sha256 == identity.model_sha256,
+        RunRow.settings_sha256 == identity.settings_sha256,
+        RunRow.code_version == identity.code_version,
+    )
+
+
+def _fail(run: RunRow, reason: str) -> None:
+    run.state = "failed"
+    run.reason = reason
+    run.finished_at = datetime.now(UTC)
+
+
+def _segment_rows(run_id: int, result: RunResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "run_id": run_id,
+            "segment_index": segment.index,
+            **_span(segment.start_samples, segment.end_samples),
+            "has_music": segment.has_music,
+            "music_probability": round(segment.music_probability, 4),
+            "music_to_speech_db": _db(segment.music_to_speech_db),
+            "mixture_db": _db(segment.mixture_db),
+            "music_db": _db(segment.music_db),
+            "gap_ms": samples_to_ms(segment.gap_samples),
+        }
+        for segment in result.segments
+    ]
+
+
+def _event_rows(run_id: int, result: RunResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "run_id": run_id,
+            "event_index": index,
+            **_span(event.start_samples, event.end_samples),
+            "music_probability": round(event.music_probability, 4),
+            "music_to_speech_db": _db(event.music_to_speech_db),
+        }
+        for index, event in enumerate(result.events)
+    ]
+
+
+def _stem_rows(run_id: int, result: RunResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "run_id": run_id,
+            "segment_index": stem.segment_index,
+            "key": stem.key,
+            "sha256": stem.sha256,
+            "duration_ms": samples_to_ms(stem.duration_samples),
+            "level_db": _db(stem.level_db),
+        }
+        for stem in result.stems
+    ]
+
+
+def _span(start_samples: int, end_samples: int) -> dict[str, int]:
+    return {"start_ms": samples_to_ms(start_samples), "end_ms": samples_to_ms(end_samples)}
+
+
+def _db(level_db: float | None) -> float | None:
+    return None if level_db is None else round(level_db, 2)
+
+
+def _text(text: str) -> str:
+    """Text that every database takes: bytes of a file's name that are no UTF-8 are spelled out."""
+    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return readable.replace("\0", "\\0")

@@ -1,0 +1,37 @@
+"""Opening the database that the settings name."""
+
+from sqlalchemy import select
+
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.connection import explained, make_engine
+from bgm_pipeline.store.orm import StoreRow
+from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.schema import prepare_schema, upgrade_schema
+from bgm_pipeline.store.stems import StemStore
+
+
+def open_store(settings: Settings) -> Store:
+    """The database and the stem store of the settings, ready for use.
+
+    A new SQLite file and its folder are made, and an older one is brought to the newest state. A
+    PostgreSQL database is never altered here; where it is behind, the error says what to run.
+
+    Raises:
+        StoreError: the database cannot be reached or used. The message holds no password.
+    """
+    engine = make_engine(settings.resolved_database_url)
+    prepare_schema(engine)
+    with explained(engine.url), engine.connect().execution_options(reading=True) as connection:
+        namespace = connection.execute(select(StoreRow.namespace)).scalar_one()
+    return Store(engine, StemStore(settings.stem_store_path, namespace))
+
+
+def upgrade_database(settings: Settings) -> None:
+    """Bring the database's tables to the newest state: what ``bgm db upgrade`` does.
+
+    Raises:
+        StoreError: the database cannot be reached or used.
+    """
+    engine = make_engine(settings.resolved_database_url)
+    upgrade_schema(engine)
+    engine.dispose()

