@@ -23,8 +23,8 @@ class MediaSettings(BaseModel):
 class SeparationSettings(BaseModel):
     """How the network is called."""
 
-    context_s: float = Field(0.64, ge=0, description="what the network sees of each neighbour, seconds")
-    crossfade_s: float = Field(0.256, ge=0, description="length of the cross-fade at a segment's border")
+    context_s: float = Field(0.8, ge=0, description="what the network sees of each neighbour, seconds")
+    crossfade_s: float = Field(0.2, ge=0, description="length of the cross-fade at a segment's border")
     batch_size: int = Field(1, ge=1, description="chunks in one call of the network")
     silence_db: float = Field(-90.0, description="a chunk below this peak level is silence and costs nothing")
 

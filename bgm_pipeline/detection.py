@@ -1,0 +1,232 @@
+"""When music plays: scores ten times a second, from the mixture and from its music estimate; events by
+hysteresis; for every segment a calibrated probability and the level of the music against the speech."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bgm_pipeline.errors import ModelError
+from bgm_pipeline.models import registry
+from bgm_pipeline.segments import Chunk, SeparatedSegment
+from bgm_pipeline.settings import DetectionSettings
+from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES
+from bgm_pipeline.transforms import normalising_gain
+from bgm_pipeline.types import Event, Gap, Samples, Segment
+
+FEATURES = ("mixture_logit", "estimate_logit", "estimate_db")
+"""What a score is made of: the detector's logit for the mixture, for the estimate at the mixture's gain,
+and the estimate's level below the mixture's, -40..0 dB over half a second."""
+
+_POWER_FLOOR = 1e-12
+_LEVEL_HOPS = 5
+_BEST_HOPS = 5
+
+Powers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Two logistic regressions, fitted on the validation split: features to score, best half second of a
+    segment's scores to the probability that the segment holds music."""
+
+    score_weights: tuple[float, ...]
+    score_bias: float
+    segment_weight: float
+    segment_bias: float
+
+    @classmethod
+    def shipped(cls, separation_network: str) -> "Calibration":
+        """The calibration for estimates of that network; that of the mixture alone for others.
+
+        Raises:
+            ModelError: the calibration file is missing or broken.
+        """
+        path = registry.WEIGHTS / "calibration.json"
+        try:
+            known = json.loads(path.read_text())
+            held = known.get(separation_network, known["passthrough"])
+            return cls(**{**held, "score_weights": tuple(held["score_weights"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path} is no calibration ({error}); make it with `bgm calibrate`") from error
+
+    def scores(self, features: Samples) -> Samples:
+        """Features ``(score, feature)`` to scores ``(score,)``, 0..1."""
+        return _sigmoid(features @ np.asarray(self.score_weights, np.float32) + self.score_bias)
+
+    def segment_probability(self, scores: Samples) -> float:
+        """Scores of one segment to the probability that it holds music."""
+        return float(_sigmoid(np.array(self.segment_weight * best_logit(scores) + self.segment_bias)))
+
+
+class Detector:
+    """Scores chunks with the music detector.
+
+    Args:
+        loaded: a detection network and its weights.
+        calibration: for estimates of the separation network in use.
+        device: where the network runs.
+    """
+
+    def __init__(
+        self,
+        loaded: registry.LoadedNetwork,
+        calibration: Calibration,
+        device: torch.device,
+        silence_db: float,
+    ) -> None:
+        self.loaded, self.calibration, self.device = loaded, calibration, device
+        self.module = loaded.module.to(device)
+        self.silence = 10 ** (silence_db / 10)
+
+    def scores(self, chunk: Chunk, music: Samples) -> Samples:
+        """How likely music plays, ``(score,)``, 0..1, for every begun 100 ms of the chunk's segment.
+
+        Where the mixture is silent, in gaps above all, the score is 0.
+        """
+        hops = slice(chunk.context // SCORE_HOP_SAMPLES, None)
+        count = -(-(chunk.end_samples - chunk.start_samples) // SCORE_HOP_SAMPLES)
+        power = hop_powers(chunk.samples)[hops][:count]
+        if power.max(initial=0.0) < self.silence:
+            return np.zeros(count, np.float32)
+        scores = self.calibration.scores(self.features(chunk.samples, music)[hops][:count])
+        return np.where(power < self.silence, np.float32(0), scores)
+
+    @torch.inference_mode()
+    def features(self, mixture: Samples, music: Samples) -> Samples:
+        """`FEATURES` of a mixture and its music estimate, both ``(sample,)``, as ``(score, feature)``."""
+        both = torch.from_numpy(np.stack([mixture, music]))[:, None].to(self.device)
+        logits = self.module(both * normalising_gain(both[:1])).cpu().numpy()
+        hops = logits.shape[1]
+        around = np.ones(_LEVEL_HOPS) / _LEVEL_HOPS
+        levels = [np.convolve(hop_powers(x)[:hops], around, "same") + _POWER_FLOOR for x in (music, mixture)]
+        below = np.clip(10 * np.log10(levels[0] / levels[1]), -40, 0)
+        return np.column_stack([*logits, below]).astype(np.float32)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What is kept of every segment until the programme's end: some numbers, no audio."""
+
+    scores: list[Samples] = field(default_factory=list)
+    music: list[Powers] = field(default_factory=list)
+    residual: list[Powers] = field(default_factory=list)
+    mixture: list[Powers] = field(default_factory=list)
+    borders: list[int] = field(default_factory=lambda: [0])
+
+    def add(self, segment: SeparatedSegment) -> None:
+        """Takes in the next segment."""
+        self.scores.append(segment.scores)
+        self.music.append(hop_powers(segment.music))
+        self.residual.append(hop_powers(segment.mixture - segment.music))
+        self.mixture.append(hop_powers(segment.mixture))
+        self.borders.append(segment.end_samples)
+
+
+def detect(
+    evidence: Evidence, gaps: Sequence[Gap], calibration: Calibration, settings: DetectionSettings
+) -> tuple[tuple[Segment, ...], tuple[Event, ...]]:
+    """Segments and events of a whole programme.
+
+    A segment holds music where events cover at least ``min_segment_music_s`` of it, or half of it if it is
+    shorter than twice that.
+    """
+    if not evidence.scores:
+        return (), ()
+    scores, music = np.concatenate(evidence.scores), np.concatenate(evidence.music)
+    residual = np.concatenate(evidence.residual)
+    spans = hysteresis(scores, settings)
+    duration = evidence.borders[-1]
+    inside = np.zeros(len(scores), bool)
+    events = []
+    for first, last in spans:
+        inside[first:last] = True
+        span = slice(first, last)
+        ratio = ratio_db(music[span].sum(), residual[span].sum())
+        end = min(last * SCORE_HOP_SAMPLES, duration)
+        events.append(Event(first * SCORE_HOP_SAMPLES, end, float(scores[span].mean()), ratio))
+    segments = []
+    at = 0
+    for index, (start, end) in enumerate(pairwise(evidence.borders)):
+        own = slice(at, at + len(evidence.scores[index]))
+        at = own.stop
+        playing = inside[own]
+        needed = min(settings.min_segment_music_s, (end - start) / SAMPLE_RATE / 2)
+        has_music = bool(playing.sum() * SCORE_HOP_SAMPLES >= needed * SAMPLE_RATE and playing.any())
+        heard = playing if has_music else np.ones_like(playing)
+        segments.append(
+            Segment(
+                index,
+                start,
+                end,
+                has_music,
+                calibration.segment_probability(scores[own]),
+                ratio_db(music[own][heard].sum(), residual[own][heard].sum()),
+                level_db(evidence.mixture[index].mean()),
+                level_db(music[own].mean()),
+                sum(max(0, min(end, gap.end_samples) - max(start, gap.start_samples)) for gap in gaps),
+            )
+        )
+    return tuple(segments), tuple(events)
+
+
+def hysteresis(scores: Samples, settings: DetectionSettings) -> list[tuple[int, int]]:
+    """Spans ``(first, last + 1)`` of scores in which music plays.
+
+    A span starts at a score of at least `onset` and lasts until one below `offset`; then holes shorter than
+    ``min_duration_off_s`` are filled and spans shorter than ``min_duration_on_s`` dropped, in this order.
+    """
+    spans: list[tuple[int, int]] = []
+    start: int | None = None
+    for at, score in enumerate(scores):
+        if start is None and score >= settings.onset:
+            start = at
+        elif start is not None and score < settings.offset:
+            spans.append((start, at))
+            start = None
+    if start is not None:
+        spans.append((start, len(scores)))
+    filled: list[tuple[int, int]] = []
+    for first, last in spans:
+        if filled and _hops_s(first - filled[-1][1]) < settings.min_duration_off_s:
+            filled[-1] = (filled[-1][0], last)
+        else:
+            filled.append((first, last))
+    return [(first, last) for first, last in filled if _hops_s(last - first) >= settings.min_duration_on_s]
+
+
+def hop_powers(samples: Samples) -> Powers:
+    """Mean square of every begun 100 ms, ``(score,)``."""
+    starts = np.arange(0, len(samples), SCORE_HOP_SAMPLES)
+    sums = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
+    return np.asarray(sums / np.diff(np.append(starts, len(samples))))
+
+
+def best_logit(scores: Samples) -> float:
+    """Logit of the mean of the half second's worth of highest scores; within +-8."""
+    best = float(np.sort(scores)[-_BEST_HOPS:].mean())
+    return float(np.clip(np.log((best + 1e-6) / (1 - best + 1e-6)), -8, 8))
+
+
+def level_db(power: float) -> float:
+    """Mean square to dB of full scale; not below -120."""
+    return 10 * float(np.log10(max(power, _POWER_FLOOR)))
+
+
+def ratio_db(music: float, residual: float) -> float | None:
+    """Ratio of two powers in dB; none where either is silent."""
+    if min(music, residual) < _POWER_FLOOR:
+        return None
+    return 10 * float(np.log10(music / residual))
+
+
+def _hops_s(hops: int) -> float:
+    return hops * SCORE_HOP_SAMPLES / SAMPLE_RATE
+
+
+def _sigmoid(x: Samples) -> Samples:
+    return np.asarray(1 / (1 + np.exp(-x)), np.float32)

@@ -1,0 +1,149 @@
+"""Building blocks of the dense networks. Axes are ``(batch, channel, freq, frame)`` throughout."""
+
+import math
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution that keeps freq and frame; an even kernel gets its odd zero behind."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: tuple[int, int], dilation: tuple[int, int] = (1, 1)
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, dilation=dilation)
+        freq, frame = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        self.pad = (frame // 2, frame - frame // 2, freq // 2, freq - freq // 2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(batch, in_channels, freq, frame)`` to ``(batch, out_channels, freq, frame)``."""
+        return super().forward(functional.pad(input, self.pad))
+
+
+class Composite(nn.Sequential):
+    """Batch norm, ReLU, 3x3 convolution to ``growth`` maps (Heo et al. 2019; Huang et al. 2017)."""
+
+    def __init__(self, in_channels: int, growth: int) -> None:
+        super().__init__(nn.BatchNorm2d(in_channels), nn.ReLU(), SameConv2d(in_channels, growth, (3, 3)))
+
+
+class DenseBlock(nn.Module):
+    """``layers`` composite functions, each fed with the block's input and all earlier outputs."""
+
+    def __init__(self, in_channels: int, growth: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Composite(in_channels + i * growth, growth) for i in range(layers))
+        self.out_channels = in_channels + layers * growth
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, in_channels, freq, frame)`` to ``(batch, out_channels, freq, frame)``."""
+        for layer in self.layers:
+            x = torch.cat([x, layer(x)], dim=1)
+        return x
+
+
+class DilatedBlock(nn.Module):
+    """What Heo et al. 2019 put in front of every dense block: batch norm and ReLU, then a dilated and
+    an ordinary 3x3 convolution side by side, both concatenated to the input.
+
+    Args:
+        in_channels: maps of the input.
+        growth: maps that each of the two convolutions gives.
+        dilation: distance of the kernel's taps along (freq, frame).
+    """
+
+    def __init__(self, in_channels: int, growth: int, dilation: tuple[int, int]) -> None:
+        super().__init__()
+        self.activate = nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU())
+        self.dilated = SameConv2d(in_channels, growth, (3, 3), dilation)
+        self.ordinary = SameConv2d(in_channels, growth, (3, 3))
+        self.out_channels = in_channels + 2 * growth
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, in_channels, freq, frame)`` to ``(batch, in_channels + 2 * growth, freq, frame)``."""
+        a = self.activate(x)
+        return torch.cat([x, self.dilated(a), self.ordinary(a)], dim=1)
+
+
+class Compression(nn.Sequential):
+    """Batch norm, ReLU, 1x1 convolution to ``ceil(theta * maps)`` maps (the transition of Huang et al. 2017).
+
+    Rounding up is what lets the low and the high band of Table 1 end with the same 17 maps; the batch norm
+    is what brings the parameter count to the 587,400 that Table 1 leads to.
+    """
+
+    def __init__(self, in_channels: int, theta: float) -> None:
+        out_channels = math.ceil(theta * in_channels)
+        super().__init__(nn.BatchNorm2d(in_channels), nn.ReLU(), nn.Conv2d(in_channels, out_channels, 1))
+        self.out_channels = out_channels
+
+
+class DilatedDenseBlock(nn.Sequential):
+    """Dilated block, dense block, compression: one cell of the paper's Table 1.
+
+    Args:
+        in_channels: maps of the input.
+        growth: ``k``, maps of every convolution inside.
+        layers: ``L``, composite functions of the dense block.
+        compression: ``theta`` of the compression.
+        dilation: of the dilated block, along (freq, frame).
+    """
+
+    def __init__(
+        self, in_channels: int, growth: int, layers: int, compression: float, dilation: tuple[int, int]
+    ) -> None:
+        dilated = DilatedBlock(in_channels, growth, dilation)
+        dense = DenseBlock(dilated.out_channels, growth, layers)
+        squeeze = Compression(dense.out_channels, compression)
+        super().__init__(dilated, dense, squeeze)
+        self.out_channels = squeeze.out_channels
+
+
+class BandNet(nn.Module):
+    """One MDenseNet (Takahashi & Mitsufuji 2017) over one frequency band: an encoder of four dilated
+    dense blocks with 2x2 average pooling between, a decoder of three with 2x2 transposed convolutions,
+    joined by concatenation at equal size.
+
+    ``freq`` and ``frame`` must be multiples of 8.
+    """
+
+    DEPTH = 4
+
+    def __init__(
+        self,
+        kernel: tuple[int, int],
+        maps: int,
+        growth: int,
+        layers: int,
+        compression: float,
+        dilation: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.first = SameConv2d(1, maps, kernel)
+        self.encoder, self.up, self.decoder = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        skips: list[int] = []
+        for _ in range(self.DEPTH):
+            block = DilatedDenseBlock(maps, growth, layers, compression, dilation)
+            self.encoder.append(block)
+            maps = block.out_channels
+            skips.append(maps)
+        self.pool = nn.AvgPool2d(2)
+        for skip in reversed(skips[:-1]):
+            self.up.append(nn.ConvTranspose2d(maps, maps, 2, stride=2))
+            block = DilatedDenseBlock(maps + skip, growth, layers, compression, dilation)
+            self.decoder.append(block)
+            maps = block.out_channels
+        self.out_channels = maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, 1, freq, frame)`` to ``(batch, out_channels, freq, frame)``."""
+        x = self.first(x)
+        skips: list[Tensor] = []
+        for depth, block in enumerate(self.encoder):
+            x = block(self.pool(x) if depth else x)
+            skips.append(x)
+        skips.pop()
+        for up, block in zip(self.up, self.decoder, strict=True):
+            x = block(torch.cat([up(x), skips.pop()], dim=1))
+        return x

@@ -1,0 +1,122 @@
+"""Networks by name, and their weights.
+
+Weights are safetensors files whose metadata says what they are: network, quality, data. Those that ship lie
+beside this module, each with its model card; a path to one's own file works wherever a name does.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bgm_pipeline.errors import ModelError
+from bgm_pipeline.models.mmdensenet import DilatedMMDenseNet
+from bgm_pipeline.models.music_detector import MusicDetector
+from bgm_pipeline.models.passthrough import Passthrough
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+Task = Literal["separation", "detection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A kind of network: what it is for, how it is made, who published it."""
+
+    name: str
+    task: Task
+    build: Callable[[], nn.Module]
+    source: str
+    needs_weights: bool = True
+
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network("2dmmdensenet", "separation", lambda: DilatedMMDenseNet((2, 2)), "Heo, Kim & Kwon 2019"),
+        Network("fdmmdensenet", "separation", lambda: DilatedMMDenseNet((2, 1)), "Heo, Kim & Kwon 2019"),
+        Network("tdmmdensenet", "separation", lambda: DilatedMMDenseNet((1, 2)), "Heo, Kim & Kwon 2019"),
+        Network("passthrough", "separation", Passthrough, "the mixture as it is; a base line", False),
+        Network("music_detector", "detection", MusicDetector, "after Cakir et al. 2017"),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedNetwork:
+    """A network ready for inference, and what is known of its weights."""
+
+    network: Network
+    module: nn.Module
+    sha256: str
+    """Of the weights file; of the name where a network has no weights."""
+    metadata: dict[str, str]
+
+
+def get(name: str) -> Network:
+    """The network of that name.
+
+    Raises:
+        ModelError: there is none; the message lists those there are.
+    """
+    try:
+        return NETWORKS[name]
+    except KeyError:
+        raise ModelError(f"no network is called {name!r}; there are: {', '.join(NETWORKS)}") from None
+
+
+def load(name_or_path: str, task: Task = "separation") -> LoadedNetwork:
+    """A network with its weights, in evaluation mode, on the CPU.
+
+    Args:
+        name_or_path: a registered name (the weights that ship) or the path of a safetensors file that
+            `save` wrote.
+        task: what it must be for.
+
+    Raises:
+        ModelError: unknown, of another task, without weights, or weights that do not fit.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".safetensors":
+        metadata = _metadata(path)
+        network = get(metadata.get("network", ""))
+    else:
+        network = get(name_or_path)
+        path = WEIGHTS / f"{network.name}.safetensors"
+        metadata = _metadata(path) if network.needs_weights else {}
+    if network.task != task:
+        raise ModelError(f"{name_or_path} is a network for {network.task}, not for {task}")
+    module = network.build()
+    if network.needs_weights:
+        try:
+            module.load_state_dict(load_file(path))
+        except RuntimeError as error:
+            raise ModelError(f"{path} does not fit {network.name}: {str(error).splitlines()[0]}") from error
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    else:
+        sha256 = hashlib.sha256(network.name.encode()).hexdigest()
+    return LoadedNetwork(network, module.eval(), sha256, metadata)
+
+
+def save(module: nn.Module, network: Network, path: Path, metadata: dict[str, str]) -> None:
+    """Writes weights as safetensors, whole or not at all, with what is known of them as metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    save_file(state, partial, {"network": network.name, **metadata})
+    partial.replace(path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise ModelError(f"no weights at {path}; train them with `bgm train`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a whole safetensors file: {error}") from error

@@ -1,0 +1,88 @@
+"""Mixture to music estimate, whatever the network."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bgm_pipeline.errors import ModelError
+from bgm_pipeline.models import registry
+from bgm_pipeline.segments import Chunk
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.transforms import Stft, normalising_gain
+from bgm_pipeline.types import Samples
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of that name; "auto" is the first GPU where there is one, else the CPU.
+
+    Raises:
+        ModelError: torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def decibel(samples: Samples, floor_db: float = -120.0) -> float:
+    """RMS level of samples, dB of full scale."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
+    return max(floor_db, 10 * float(np.log10(power))) if power > 0 else floor_db
+
+
+class Separator:
+    """A separation network that takes chunks, several at a time on a GPU.
+
+    Args:
+        loaded: the network and its weights.
+        settings: device, threads, batch size and what counts as silence are taken from here.
+    """
+
+    def __init__(self, loaded: registry.LoadedNetwork, settings: Settings) -> None:
+        self.device = choose_device(settings.device)
+        if settings.threads and self.device.type == "cpu":
+            torch.set_num_threads(settings.threads)
+        self.loaded = loaded
+        self.module = loaded.module.to(self.device)
+        self.stft = Stft().to(self.device)
+        self.batch_size = settings.separation.batch_size
+        self.silence = 10 ** (settings.separation.silence_db / 20)
+
+    def separate(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Samples]]:
+        """Each chunk with the estimate of its music, equally long and at the mixture's level.
+
+        A chunk that is silent gives silence and does not reach the network.
+        """
+        for batch in self._batches(chunks):
+            loud = [chunk for chunk in batch if np.abs(chunk.samples).max() >= self.silence]
+            estimates = dict(zip((c.index for c in loud), self._estimate(loud), strict=True)) if loud else {}
+            for chunk in batch:
+                estimate = estimates.get(chunk.index)
+                yield chunk, np.zeros_like(chunk.samples) if estimate is None else estimate
+
+    def _batches(self, chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+        """Up to `batch_size` chunks of one length together; only the last chunk has another length."""
+        batch: list[Chunk] = []
+        for chunk in chunks:
+            if batch and (len(batch) == self.batch_size or len(chunk.samples) != len(batch[0].samples)):
+                yield batch
+                batch = []
+            batch.append(chunk)
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
+    def _estimate(self, chunks: list[Chunk]) -> Samples:
+        """Music estimates of equally long chunks, ``(chunk, sample)``."""
+        mixture = torch.from_numpy(np.stack([c.samples for c in chunks]))[:, None].to(self.device)
+        spectrogram: Tensor = self.stft(mixture)  # (batch, 1, freq, frame)
+        magnitude = spectrogram.abs() * normalising_gain(mixture)[..., None]
+        mask = self.module(magnitude)
+        estimate = self.stft.inverse(spectrogram * mask, mixture.shape[-1])
+        return np.asarray(estimate[:, 0].cpu().numpy())

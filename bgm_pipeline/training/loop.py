@@ -1,0 +1,283 @@
+"""Trains any registered network; a killed training goes on from its last checkpoint."""
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Subset
+
+from bgm_pipeline.errors import InputError, ModelError
+from bgm_pipeline.models import registry
+from bgm_pipeline.timebase import samples_to_s
+from bgm_pipeline.training.corpus import Corpus
+from bgm_pipeline.training.losses import objective_for
+from bgm_pipeline.training.mixing import MixingSettings, MixtureDataset
+from bgm_pipeline.transforms import HOP_LENGTH
+
+VALIDATION_SEED = 2
+_STEPS_AN_EPOCH = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How a network is trained. Either `steps` or `hours` says when to stop; the rate follows a cosine
+    over whichever it is."""
+
+    steps: int = 0
+    hours: float = 0.0
+    """Of this machine's time, counted over all resumptions."""
+    crop_frames: int = 96
+    """Length of a crop, STFT frames of 16 ms: 96 is 1.52 s."""
+    batch_size: int = 2
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.03
+    """Share of the training over which the rate rises."""
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    seed: int = 1
+    validate_every_s: float = 600.0
+    validation_crops: int = 24
+    checkpoint_every_s: float = 120.0
+    loader_processes: int = 1
+
+    @property
+    def crop_samples(self) -> int:
+        """Samples of a crop: so many that centred frames make `crop_frames`."""
+        return (self.crop_frames - 1) * HOP_LENGTH
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a training is; handed to the caller after every step."""
+
+    step: int = 0
+    seconds: float = 0.0
+    audio_s: float = 0.0
+    done: float = 0.0
+    """Share of the training that is behind, 0..1."""
+    loss: float = math.nan
+    learning_rate: float = 0.0
+    quality: float = math.nan
+    """Of the last validation: SI-SDR in dB, or share of right scores."""
+
+
+def train(
+    network: registry.Network,
+    corpus: Corpus,
+    folder: Path,
+    settings: TrainingSettings,
+    device: torch.device,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Trains, or goes on with the training that `folder` holds.
+
+    Args:
+        folder: gets ``checkpoint.pt`` (all that resuming needs), ``NAME.safetensors`` (averaged weights,
+            the newest) and ``losses.csv`` (step, seconds, audio, loss, rate, quality).
+        should_stop: asked after every step; a training that stops writes its checkpoint first.
+
+    Returns:
+        Path of the weights.
+
+    Raises:
+        InputError: neither steps nor hours given, or the corpus lacks music or speech.
+        ModelError: the checkpoint belongs to another network, or the loss is not a number.
+    """
+    if not settings.steps and not settings.hours:
+        raise InputError("say how long to train: a number of steps or of hours")
+    if not network.needs_weights:
+        raise ModelError(f"{network.name} has nothing to train")
+    for split in ("train", "valid"):
+        if not corpus.select(split, "music") or not corpus.select(split, "speech"):
+            raise InputError(f"{corpus.folder}: split {split!r} needs both music and speech")
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _Training(network, corpus, folder, settings, device)
+    run.resume()
+    run.go(on_step, should_stop)
+    return run.weights_path
+
+
+class _Training:
+    """State of one training: what the checkpoint holds, and how it is used."""
+
+    def __init__(
+        self,
+        network: registry.Network,
+        corpus: Corpus,
+        folder: Path,
+        settings: TrainingSettings,
+        device: torch.device,
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self.network, self.corpus, self.folder, self.settings, self.device = (
+            network,
+            corpus,
+            folder,
+            settings,
+            device,
+        )
+        self.module = network.build().to(device)
+        self.average = AveragedModel(
+            self.module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
+        )
+        self.objective = objective_for(network).to(device)
+        self.optimiser = AdamW(
+            self.module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.amp = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        self.progress = Progress()
+        self.weights_path = folder / f"{network.name}.safetensors"
+        self.checkpoint_path = folder / "checkpoint.pt"
+        self.log_path = folder / "losses.csv"
+
+    def go(self, on_step: Callable[[Progress], None], should_stop: Callable[[], bool]) -> None:
+        """Steps until the training is over or stopped; checkpoints and validates on the way."""
+        saved = validated = time.monotonic()
+        losses: list[float] = []
+        for batch in self.batches():
+            if self.progress.done >= 1 or should_stop():
+                break
+            before = time.monotonic()
+            losses.append(self.step({name: tensor.to(self.device) for name, tensor in batch.items()}))
+            self.progress.loss = losses[-1]
+            now = time.monotonic()
+            self.count(now - before)
+            on_step(self.progress)
+            if now - validated > self.settings.validate_every_s:
+                self.progress.quality = self.validate()
+                validated = time.monotonic()
+            if now - saved > self.settings.checkpoint_every_s:
+                self.save(losses)
+                losses, saved = [], time.monotonic()
+        self.progress.quality = self.validate()
+        self.save(losses)
+
+    def count(self, seconds: float) -> None:
+        """Adds one step of so many seconds to the progress."""
+        p, s = self.progress, self.settings
+        p.step += 1
+        p.seconds += seconds
+        p.audio_s += s.batch_size * samples_to_s(s.crop_samples)
+        p.done = self.share()
+
+    def share(self) -> float:
+        """Share of the training that is behind, 0..1; less again when a longer one is asked for."""
+        p, s = self.progress, self.settings
+        return min(1.0, p.step / s.steps if s.steps else p.seconds / (s.hours * 3600))
+
+    def batches(self) -> DataLoader[Any]:
+        """Mixtures from the next unseen one on: a resumed training sees what it would have seen."""
+        s = self.settings
+        count = _STEPS_AN_EPOCH * s.batch_size
+        data = MixtureDataset(self.corpus, "train", s.crop_samples, count, s.seed, MixingSettings())
+        unseen = Subset(data, range(self.progress.step * s.batch_size, count))
+        return DataLoader(
+            unseen,
+            s.batch_size,
+            num_workers=s.loader_processes,
+            prefetch_factor=8 if s.loader_processes else None,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def step(self, batch: dict[str, torch.Tensor]) -> float:
+        """One update of the weights; returns the loss."""
+        s, p = self.settings, self.progress
+        warm = min(1.0, p.done / s.warmup) if s.warmup else 1.0
+        p.learning_rate = s.learning_rate * max(warm, 0.01) * (0.505 + 0.495 * math.cos(math.pi * p.done))
+        for group in self.optimiser.param_groups:
+            group["lr"] = p.learning_rate
+        self.module.train()
+        with torch.autocast(self.device.type, enabled=self.amp.is_enabled()):
+            loss: torch.Tensor = self.objective.loss(self.module, batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ModelError(
+                f"the loss of {self.network.name} is no number at step {p.step}; lower the learning rate "
+                f"and resume from {self.checkpoint_path}"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        self.amp.scale(loss).backward()
+        self.amp.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.module.parameters(), s.clip_norm)
+        self.amp.step(self.optimiser)
+        self.amp.update()
+        self.average.update_parameters(self.module)
+        return value
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Mean quality of the averaged weights over the validation crops (those of 3 s that hold music)."""
+        s = self.settings
+        length = 2 * s.crop_samples
+        data = MixtureDataset(self.corpus, "valid", length, s.validation_crops, VALIDATION_SEED)
+        self.average.eval()
+        qualities = [
+            self.objective.quality(self.average, {k: v.to(self.device) for k, v in batch.items()})
+            for batch in DataLoader(data, s.batch_size)
+        ]
+        return float(torch.cat(qualities).nanmean())
+
+    def save(self, losses: list[float]) -> None:
+        """Checkpoint, weights and a row of the log; the checkpoint is replaced whole."""
+        partial = self.checkpoint_path.with_suffix(".partial")
+        torch.save(
+            {
+                "network": self.network.name,
+                "module": self.module.state_dict(),
+                "average": self.average.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "amp": self.amp.state_dict(),
+                "progress": asdict(self.progress),
+            },
+            partial,
+        )
+        partial.replace(self.checkpoint_path)
+        p = self.progress
+        registry.save(
+            self.average.module,
+            self.network,
+            self.weights_path,
+            {
+                "steps": str(p.step),
+                "hours": f"{p.seconds / 3600:.3f}",
+                "audio_hours": f"{p.audio_s / 3600:.3f}",
+                "validation": f"{p.quality:.3f}",
+            },
+        )
+        new = not self.log_path.exists()
+        with self.log_path.open("a", newline="") as file:
+            log = csv.writer(file)
+            if new:
+                log.writerow(["step", "seconds", "audio_s", "loss", "learning_rate", "quality"])
+            mean = sum(losses) / len(losses) if losses else math.nan
+            log.writerow(
+                [p.step, round(p.seconds), round(p.audio_s), f"{mean:.5f}", f"{p.learning_rate:.2e}"]
+                + [f"{p.quality:.3f}"]
+            )
+
+    def resume(self) -> None:
+        """Takes up what the folder's checkpoint holds, if there is one."""
+        if not self.checkpoint_path.exists():
+            return
+        held = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
+        if held["network"] != self.network.name:
+            raise ModelError(
+                f"{self.checkpoint_path} holds a training of {held['network']}, not of {self.network.name}; "
+                "give another folder"
+            )
+        self.module.load_state_dict(held["module"])
+        self.average.load_state_dict(held["average"])
+        self.optimiser.load_state_dict(held["optimiser"])
+        self.amp.load_state_dict(held["amp"])
+        self.progress = Progress(**held["progress"])
+        self.progress.done = self.share()

@@ -1,0 +1,71 @@
+"""What a network is trained to make small, and what tells how good it has become."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bgm_pipeline.models.registry import Network
+from bgm_pipeline.transforms import Stft, normalising_gain
+
+Batch = dict[str, Tensor]
+"""``mixture`` and ``music``: ``(batch, 1, sample)``; ``playing``: ``(batch, score)``."""
+
+
+class SeparationObjective(nn.Module):
+    """L1 norm of (mask x mixture magnitude - music magnitude), mean over bins (Heo et al. 2019)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stft = Stft()
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Mean absolute error of the magnitudes, at the level that `normalising_gain` sets."""
+        gain = normalising_gain(batch["mixture"])
+        magnitude = self.stft(batch["mixture"] * gain).abs()
+        target = self.stft(batch["music"] * gain).abs()
+        return functional.l1_loss(network(magnitude) * magnitude, target)
+
+    def quality(self, network: nn.Module, batch: Batch) -> Tensor:
+        """SI-SDR of the music estimate, dB, ``(batch,)``; nan where there is no music."""
+        mixture, music = batch["mixture"], batch["music"]
+        spectrogram = self.stft(mixture)
+        mask = network(self.stft(mixture * normalising_gain(mixture)).abs())
+        estimate = self.stft.inverse(spectrogram * mask, mixture.shape[-1])
+        return si_sdr_db(estimate[:, 0], music[:, 0])
+
+
+class DetectionObjective(nn.Module):
+    """Binary cross-entropy of "music plays", ten times a second."""
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Mean over all scores."""
+        logits = network(batch["mixture"] * normalising_gain(batch["mixture"]))
+        return functional.binary_cross_entropy_with_logits(logits, batch["playing"])
+
+    def quality(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Share of scores on the right side of 0.5, ``(batch,)``."""
+        logits = network(batch["mixture"] * normalising_gain(batch["mixture"]))
+        return ((logits > 0).float() == batch["playing"]).float().mean(dim=1)
+
+
+def objective_for(network: Network) -> SeparationObjective | DetectionObjective:
+    """The objective of the network's task."""
+    return DetectionObjective() if network.task == "detection" else SeparationObjective()
+
+
+def si_sdr_db(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019), dB.
+
+    Args:
+        estimate, reference: ``(batch, sample)``.
+
+    Returns:
+        ``(batch,)``; nan where the reference is silent.
+    """
+    estimate = estimate - estimate.mean(-1, keepdim=True)
+    reference = reference - reference.mean(-1, keepdim=True)
+    power = reference.square().sum(-1, keepdim=True)
+    target = (estimate * reference).sum(-1, keepdim=True) / power * reference
+    ratio = target.square().sum(-1) / (estimate - target).square().sum(-1).clamp_min(1e-12)
+    silent = power[..., 0] < 1e-6
+    return torch.where(silent, torch.nan, 10 * torch.log10(ratio.clamp_min(1e-6)))

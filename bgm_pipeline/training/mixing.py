@@ -1,0 +1,242 @@
+"""Training mixtures that sound like the air: music 0 to -30 dB under speech, ducked, equalised, alone,
+starting and stopping, with other sounds and codec damage.
+
+Every mixture follows from (seed, index) alone: a resumed training goes on with the very mixtures it
+would have seen, and two networks can be shown the same ones.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import soundfile
+from numpy.random import Generator
+from scipy.ndimage import maximum_filter1d, uniform_filter1d
+from scipy.signal import butter, sosfilt
+from torch.utils.data import Dataset
+
+from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, s_to_samples
+from bgm_pipeline.training.codecs import CODECS, through_codec
+from bgm_pipeline.training.corpus import Clip, Corpus
+from bgm_pipeline.types import Samples
+
+MUSIC_TO_SPEECH_DB = (-30.0, 0.0)
+"""Training range of the paper: the music is the signal, the speech the noise."""
+
+AUDIBLE_DBFS = -60.0
+"""Music is taken to play where its level within a quarter of a second is above this ..."""
+
+AUDIBLE_BELOW_PEAK_DB = -45.0
+"""... and above this, against its own loudest quarter of a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixingSettings:
+    """How often each thing happens; probabilities 0..1. What is left over is speech over music."""
+
+    music_alone: float = 0.14
+    speech_alone: float = 0.14
+    neither: float = 0.05
+    music_starts_or_stops: float = 0.2
+    ducked: float = 0.35
+    equalised: float = 0.4
+    other_sounds: float = 0.25
+    noise: float = 0.2
+    codec: float = 0.08
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """One training example; arrays of shape ``(sample,)``, and ``playing`` of shape ``(score,)``."""
+
+    mixture: Samples
+    music: Samples
+    playing: Samples
+    """1 where music plays, 0 elsewhere; ten values a second."""
+    level_db: float
+    """Music to speech, dB; nan where one of them is missing."""
+
+
+class MixtureDataset(Dataset[dict[str, Samples]]):
+    """Mixtures by index, without end: `len` is what a caller asked for.
+
+    Args:
+        corpus: where the recordings are.
+        split: "train", "valid" or "test".
+        length_samples: of every mixture; its scores are the whole score hops in it.
+        count: how many mixtures.
+        seed: another seed, other mixtures.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        length_samples: int,
+        count: int,
+        seed: int,
+        settings: MixingSettings | None = None,
+    ) -> None:
+        self.mixer = Mixer(corpus, split, settings or MixingSettings())
+        self.length_samples, self.count, self.seed = length_samples, count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Samples]:
+        """``mixture`` and ``music`` as ``(1, sample)``, ``playing`` as ``(score,)``."""
+        made = self.mixer.mix(self.length_samples, np.random.default_rng([self.seed, index]))
+        return {"mixture": made.mixture[None], "music": made.music[None], "playing": made.playing}
+
+
+class Mixer:
+    """Draws recordings of one split and mixes them as a broadcast does."""
+
+    def __init__(self, corpus: Corpus, split: str, settings: MixingSettings) -> None:
+        self.settings = settings
+        self.folder = corpus.folder
+        self.music = corpus.select(split, "music")
+        self.other = corpus.select(split, "other")
+        self.speakers: dict[str, list[Clip]] = {}
+        for clip in corpus.select(split, "speech"):
+            self.speakers.setdefault(clip.source, []).append(clip)
+
+    def mix(self, length: int, rng: Generator) -> Mixture:
+        """A mixture of `length` samples, its music, and where it plays."""
+        s = self.settings
+        kind = rng.choice(
+            ["both", "music", "speech", "neither"],
+            p=[1 - s.music_alone - s.speech_alone - s.neither, s.music_alone, s.speech_alone, s.neither],
+        )
+        speech = self.talk(length, rng) if kind in ("both", "speech") else np.zeros(length, np.float32)
+        music = self.play(length, rng) if kind in ("both", "music") else np.zeros(length, np.float32)
+        level_db = float(rng.uniform(*MUSIC_TO_SPEECH_DB)) if kind == "both" else float("nan")
+        if kind == "both":
+            speech_rms, music_rms = active_rms(speech), active_rms(music)
+            if music_rms > 0 and speech_rms > 0:
+                music *= np.float32(speech_rms / music_rms * 10 ** (level_db / 20))
+            if rng.random() < s.ducked:
+                music *= duck(speech, depth_db=rng.uniform(4, 15))
+        if rng.random() < s.music_starts_or_stops:
+            music *= start_or_stop(length, rng)
+        mixture = music + speech
+        if self.other and rng.random() < s.other_sounds + (kind == "neither") * 0.4:
+            mixture += self.effects(length, rng)
+        if rng.random() < s.noise + (kind == "neither") * 0.4:
+            mixture += shaped_noise(length, rng)
+        mixture, music = set_level(mixture, music, rng)
+        if rng.random() < s.codec:
+            mixture = through_codec(mixture, CODECS[rng.integers(len(CODECS))])
+        return Mixture(mixture, music, playing(music), level_db)
+
+    def play(self, length: int, rng: Generator) -> Samples:
+        """A random span of a random track, every minute as likely as any other; sometimes equalised."""
+        durations = np.array([clip.duration_s for clip in self.music])
+        clip = self.music[rng.choice(len(self.music), p=durations / durations.sum())]
+        total = s_to_samples(clip.duration_s)
+        start = int(rng.integers(max(1, total - length)))
+        span = fit(self.read(clip, start, length), length, rng)
+        return equalise(span, rng) if rng.random() < self.settings.equalised else span
+
+    def talk(self, length: int, rng: Generator) -> Samples:
+        """Utterances of one speaker, joined with pauses of 50 to 400 ms."""
+        clips = self.speakers[sorted(self.speakers)[rng.integers(len(self.speakers))]]
+        out = np.zeros(length, np.float32)
+        at = -int(rng.integers(SAMPLE_RATE))
+        while at < length:
+            words = self.read(clips[rng.integers(len(clips))])
+            first, last = max(at, 0), min(at + len(words), length)
+            if last > first:
+                out[first:last] = words[first - at : last - at]
+            at += len(words) + int(rng.uniform(0.05, 0.4) * SAMPLE_RATE)
+        return equalise(out, rng) if rng.random() < self.settings.equalised else out
+
+    def effects(self, length: int, rng: Generator) -> Samples:
+        """One to three sounds that are neither speech nor music, at random times and levels."""
+        out = np.zeros(length, np.float32)
+        for _ in range(rng.integers(1, 4)):
+            sound = self.read(self.other[rng.integers(len(self.other))])[:length]
+            at = int(rng.integers(max(1, length - len(sound))))
+            rms = active_rms(sound)
+            if rms > 0:
+                out[at : at + len(sound)] += sound * np.float32(10 ** (rng.uniform(-40, -18) / 20) / rms)
+        return out
+
+    def read(self, clip: Clip, start: int = 0, length: int = -1) -> Samples:
+        """Samples of a recording of the corpus."""
+        samples, _ = soundfile.read(self.folder / clip.path, length, start, dtype="float32")
+        return samples
+
+
+def fit(span: Samples, length: int, rng: Generator) -> Samples:
+    """Puts a span that is too short somewhere into `length` samples of silence."""
+    if len(span) == length:
+        return span
+    out = np.zeros(length, np.float32)
+    at = int(rng.integers(length - len(span) + 1))
+    out[at : at + len(span)] = span
+    return out
+
+
+def active_rms(samples: Samples) -> float:
+    """RMS over the parts that are not silent (less than 40 dB below the loudest 100 ms)."""
+    power = uniform_filter1d(samples.astype(np.float64) ** 2, SCORE_HOP_SAMPLES)[:: SCORE_HOP_SAMPLES // 2]
+    peak = power.max(initial=0.0)
+    return float(np.sqrt(power[power > peak * 1e-4].mean())) if peak > 1e-12 else 0.0
+
+
+def duck(speech: Samples, depth_db: float) -> Samples:
+    """Gain of music that fades down while somebody speaks: 0.3 s to fall, 0.8 s of hold."""
+    step = SCORE_HOP_SAMPLES
+    power = uniform_filter1d(speech**2, step)[::step]
+    talking = (power > power.max(initial=0.0) * 1e-3).astype(np.float32)
+    talking = uniform_filter1d(maximum_filter1d(talking, 9), 4)
+    gain_db = -depth_db * np.interp(np.arange(len(speech)), np.arange(len(talking)) * step, talking)
+    return (10 ** (gain_db / 20)).astype(np.float32)
+
+
+def start_or_stop(length: int, rng: Generator) -> Samples:
+    """Gain of music that starts, or stops, somewhere inside; cut hard or faded within 2 s."""
+    at = int(rng.uniform(0.1, 0.9) * length)
+    fade = int(10 ** rng.uniform(-2, 0.3) * SAMPLE_RATE)
+    gain = np.clip((np.arange(length) - at) / fade, 0, 1).astype(np.float32)
+    return gain if rng.random() < 0.5 else gain[::-1].copy()
+
+
+@cache
+def _shelf(cutoff_hz: int, kind: str) -> np.ndarray:
+    return np.asarray(butter(1, cutoff_hz, kind, fs=SAMPLE_RATE, output="sos"))
+
+
+def equalise(samples: Samples, rng: Generator) -> Samples:
+    """Adds or takes away up to 9 dB below one and above another frequency."""
+    low = sosfilt(_shelf(int(rng.choice([150, 300, 500])), "low"), samples)
+    high = sosfilt(_shelf(int(rng.choice([1500, 2500, 4000])), "high"), samples)
+    bass, treble = 10 ** (rng.uniform(-9, 9, 2) / 20) - 1
+    return np.asarray(samples + bass * low + treble * high, dtype=np.float32)
+
+
+def shaped_noise(length: int, rng: Generator) -> Samples:
+    """Noise with a spectrum between white and brown, -70 to -30 dB of full scale."""
+    spectrum = np.fft.rfft(rng.standard_normal(length))
+    spectrum /= np.maximum(np.arange(len(spectrum)), 20) ** rng.uniform(0, 1)
+    noise = np.fft.irfft(spectrum, length)
+    return np.asarray(noise * (10 ** (rng.uniform(-70, -30) / 20) / noise.std()), dtype=np.float32)
+
+
+def set_level(mixture: Samples, music: Samples, rng: Generator) -> tuple[Samples, Samples]:
+    """Brings the mixture to a level between -38 and -12 dB of full scale, never over full scale."""
+    rms = active_rms(mixture)
+    if rms == 0:
+        return mixture, music
+    gain = min(10 ** (rng.uniform(-38, -12) / 20) / rms, 0.99 / float(np.abs(mixture).max()))
+    return mixture * np.float32(gain), music * np.float32(gain)
+
+
+def playing(music: Samples) -> Samples:
+    """Where music can be heard: ``(score,)``, 1 or 0, one value for each whole score hop."""
+    hops = len(music) // SCORE_HOP_SAMPLES
+    power = (music[: hops * SCORE_HOP_SAMPLES].reshape(hops, -1).astype(np.float64) ** 2).mean(axis=1)
+    around = maximum_filter1d(power, 5)
+    floor = max(10 ** (AUDIBLE_DBFS / 10), around.max(initial=0.0) * 10 ** (AUDIBLE_BELOW_PEAK_DB / 10))
+    return np.asarray(around > floor, dtype=np.float32)
