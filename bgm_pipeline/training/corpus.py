@@ -113,6 +113,15 @@ def load_corpus(folder: Path) -> Corpus:
     return Corpus(folder, tuple(clips))
 
 
+def load_packages(folder: Path) -> tuple[Package, ...]:
+    """What each package or folder gave to a corpus.
+
+    Raises:
+        InputError: the table is missing or broken.
+    """
+    return tuple(_read_rows(folder / "packages.csv", Package))
+
+
 def build_from_debian(
     folder: Path,
     splits: Sequence[str] = SPLITS,
@@ -185,14 +194,15 @@ def build_from_folders(
     for kind, root in kinds:
         if not root.is_dir():
             raise InputError(f"{root}: not a folder; name a folder of {kind}")
+        name = root.resolve().name
         recordings = [path for path in sorted(root.rglob("*")) if path.is_file()]
         sources = {path: path.relative_to(root).with_suffix("").parts[0] for path in recordings}
         splits = _split_sources(set(sources.values()), valid_share, test_share)
         jobs = [
-            _Job(path, path.relative_to(root).as_posix(), splits[source], kind, root.name, source)
+            _Job(path, path.relative_to(root).as_posix(), splits[source], kind, name, source)
             for path, source in sources.items()
         ]
-        build.convert(root.name, "", "", jobs)
+        build.convert(name, "", "", jobs)
         if not any(clip.kind == kind and clip.split == "train" for clip in build.clips):
             raise InputError(f"{root}: gives no {kind} for training ({len(recordings)} files read)")
     return build.finish()
@@ -217,7 +227,10 @@ class _Build:
     """The manifest while it grows."""
 
     def __init__(self, folder: Path, progress: Progress | None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
         self.folder = folder
         self.progress = progress
         self.clips: list[Clip] = []
@@ -240,6 +253,7 @@ class _Build:
     def convert(self, package: str, version: str, licence: str, jobs: list[_Job]) -> None:
         """Convert a package's recordings; those that are there already from a build cut short are kept."""
         paths = _clip_paths(jobs)
+        # The demo may hold what another split holds: nothing is judged by it.
         seen: set[tuple[bool, int]] = set()
         clips: list[Clip] = []
         with ThreadPoolExecutor(_WORKERS) as pool:

@@ -159,7 +159,7 @@ def unpack_package(package: Path, root: Path) -> str:
     Raises:
         InputError: dpkg-deb is missing, or the package is damaged.
     """
-    cure = f"{package} cannot be unpacked; delete it, so that it is downloaded again"
+    cure = f"{package} cannot be unpacked (delete it, so that it is downloaded again)"
     _run(["dpkg-deb", "-x", str(package.absolute()), str(root.absolute())], root, _UNPACK_TIMEOUT_S, cure)
     for archive in root.rglob("*.pk3"):
         with zipfile.ZipFile(archive) as entries:
@@ -193,7 +193,6 @@ def _run(command: list[str], folder: Path, timeout_s: float, what: str) -> str:
         raise InputError(f"{what}: {command[0]} took more than {timeout_s:g} s; try again") from error
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-        raise InputError(
-            f"{what}: {reason}; run apt-get update (as root) if package lists are missing, {_OWN_FOLDERS}"
-        ) from error
+        cure = f"if package lists are missing, run apt-get update as root (Debian 12 has all); {_OWN_FOLDERS}"
+        raise InputError(f"{what}: {reason}; {cure}") from error
     return done.stdout
