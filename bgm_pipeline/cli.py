@@ -1,10 +1,21 @@
 """The ``bgm`` command: reads arguments, calls the package, shows what comes back."""
 
+import sys
+
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+from bgm_pipeline import cli_train
+from bgm_pipeline.errors import BgmError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(cli_train.corpus_app, name="corpus")
+app.command()(cli_train.train)
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point: an error that a user can act on is one line and exit code 1, never a traceback."""
+    try:
+        app()
+    except BgmError as error:
+        typer.echo(f"bgm: {error}", err=True)
+        sys.exit(1)

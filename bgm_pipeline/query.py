@@ -105,6 +105,7 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
             EpisodeRow.source_sha256,
             EpisodeRow.size_bytes,
         )
+        .select_from(EpisodeRow)
         .outerjoin(newest, newest.id == newest_id)
         .outerjoin(current, and_(current.episode_id == EpisodeRow.id, current.is_current))
         .where(*_episode_conditions(store, filters, current.duration_ms))
@@ -298,6 +299,7 @@ def _span_query(
             RunRow.id.label("run_id"),
             RunRow.model,
         )
+        .select_from(EpisodeRow)
         .join(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.is_current))
         .join(table, table.run_id == RunRow.id)
         .where(*conditions)

@@ -1,6 +1,7 @@
 """Building blocks of the dense networks. Axes are ``(batch, channel, freq, frame)`` throughout."""
 
 import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -1,0 +1,84 @@
+"""``bgm corpus`` and ``bgm train``."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+corpus_app = typer.Typer(no_args_is_help=True, help="Recordings to train on.")
+
+
+@corpus_app.command("build")
+def build_corpus(
+    folder: Annotated[Path, typer.Argument(help="where the corpus is made")],
+    music: Annotated[Path | None, typer.Option(help="your own folder of music")] = None,
+    speech: Annotated[Path | None, typer.Option(help="your own folder of speech")] = None,
+    splits: Annotated[str, typer.Option(help="which splits of the Debian corpus")] = "train,valid,test,demo",
+) -> None:
+    """Makes a corpus: from Debian packages, or from two folders of your own recordings."""
+    from bgm_pipeline.errors import InputError
+    from bgm_pipeline.progress import counting_bar
+    from bgm_pipeline.training import corpus
+
+    if (music is None) != (speech is None):
+        raise InputError("give both --music and --speech, or neither for the corpus of Debian packages")
+    with counting_bar("building the corpus") as advance:
+        if music is not None and speech is not None:
+            corpus.build_from_folders(folder, music, speech, progress=advance)
+        else:
+            corpus.build_from_debian(folder, tuple(splits.split(",")), progress=advance)
+    typer.echo(f"corpus in {folder}: see {folder / 'packages.csv'}")
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="a network's name, see `bgm models`")],
+    corpus: Annotated[Path, typer.Option(help="folder that `bgm corpus build` made")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="checkpoint, weights and log go here")],
+    hours: Annotated[float, typer.Option(help="train so long in all, resumptions counted in")] = 0.0,
+    steps: Annotated[int, typer.Option(help="train so many steps in all, instead of hours")] = 0,
+    crop_s: Annotated[float, typer.Option(help="length of the crops")] = 1.5,
+    batch_size: Annotated[int, typer.Option(help="crops a step (15 in the paper)")] = 2,
+    learning_rate: Annotated[float, typer.Option()] = 2e-3,
+    seed: Annotated[int, typer.Option()] = 1,
+    validate_every_s: Annotated[float, typer.Option(help="seconds between validations")] = 600.0,
+    validation_crops: Annotated[int, typer.Option()] = 24,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+) -> None:
+    """Trains a network; run again with the same --out to go on after a stop, Ctrl-C or kill."""
+    import torch
+
+    from bgm_pipeline.models import registry
+    from bgm_pipeline.progress import training_bar
+    from bgm_pipeline.separation import choose_device
+    from bgm_pipeline.training import loop
+    from bgm_pipeline.training.corpus import load_corpus
+    from bgm_pipeline.transforms import HOP_LENGTH
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = loop.TrainingSettings(
+        steps=steps,
+        hours=hours,
+        crop_frames=round(crop_s * 16_000 / HOP_LENGTH / 8) * 8,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        validate_every_s=validate_every_s,
+        validation_crops=validation_crops,
+    )
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: stopped.append(received))
+    with training_bar(model) as show:
+        weights = loop.train(
+            registry.get(model),
+            load_corpus(corpus),
+            out,
+            settings,
+            choose_device(device),
+            show,
+            lambda: bool(stopped),
+        )
+    typer.echo(f"{'stopped, resumes from here' if stopped else 'done'}: {weights}")

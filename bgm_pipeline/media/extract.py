@@ -1,0 +1,202 @@
+"""A file's audio as 16 kHz mono blocks on its presentation timeline, in one pass and bounded memory.
+
+ffmpeg decodes and resamples (one child, watched); the graph is built with ffmpeg-python. ``-copyts`` and
+``ashowinfo`` give each frame's true time; :mod:`.timeline` puts the frames there, :mod:`.downmix` makes mono.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import ffmpeg
+import numpy as np
+
+from bgm_pipeline.errors import MediaError
+from bgm_pipeline.media import downmix
+from bgm_pipeline.media.ffmpeg import CHANNELS, INPUT_OPTIONS, Decoder, input_url, shown
+from bgm_pipeline.media.timeline import Stereo, Timeline
+from bgm_pipeline.settings import MediaSettings
+from bgm_pipeline.timebase import (
+    SAMPLE_RATE,
+    format_timecode,
+    s_to_ms,
+    s_to_samples,
+    samples_to_ms,
+    samples_to_s,
+)
+from bgm_pipeline.types import AudioSelection, AudioStream, Block, Damage, ExtractionReport, MediaInfo
+
+_NAMED_LAYOUT = re.compile(r"mono|stereo|downmix|quad.*|\d\.\d.*|hexagonal|octagonal")
+_STATES_ITS_DURATION = frozenset({"mov", "matroska", "mxf", "gxf", "avi", "wav", "w64", "flac", "asf", "flv"})
+_SHORT_S = 1.0
+
+
+class AudioReader:
+    """The blocks of one file, once. Use it as a context manager: leaving it early stops ffmpeg at once.
+
+    >>> with open_audio(info, selection, settings.media) as reader:  # doctest: +SKIP
+    ...     for block in reader:
+    ...         ...
+    ...     reader.report
+    """
+
+    def __init__(self, info: MediaInfo, selection: AudioSelection, settings: MediaSettings) -> None:
+        self._info = info
+        self._selection = selection
+        self._settings = settings
+        self._decoder: Decoder | None = None
+        self._report: ExtractionReport | None = None
+
+    def __enter__(self) -> Self:
+        self._decoder = Decoder(
+            command(self._info, self._selection), self._info.path, self._settings.silence_timeout_s
+        ).__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._decoder is not None:
+            self._decoder.__exit__(kind, error, trace)
+            self._decoder = None
+
+    def __iter__(self) -> Iterator[Block]:
+        """Blocks of ``settings.block_s`` (rounded up to 0.1 s), the last one shorter; contiguous from 0 on.
+
+        Raises:
+            MediaError: ffmpeg failed, gave no sign of life for ``settings.silence_timeout_s``, or found no
+                audio at all.
+        """
+        if self._decoder is None:
+            raise RuntimeError("an AudioReader is read inside its `with` statement")
+        timeline = Timeline(s_to_samples(self._info.start_s), self._settings.min_gap_s)
+        mixer = downmix.MonoMixer()
+        position = 0
+        for stereo in _in_blocks(_placed(self._decoder, timeline), self._block_samples):
+            yield Block(position, mixer.mix(stereo))
+            position += len(stereo)
+        if not position:
+            streams = ", ".join(map(str, self._selection.streams))
+            raise MediaError(
+                f"{shown(self._info.path)}: no audio could be decoded from stream {streams}; "
+                "get the file again, or choose another stream"
+            )
+        damage = [*self._decoder.damage(), *timeline.damage, *self._file_damage(timeline)]
+        if mixer.muted_samples:
+            damage.append(Damage("samples that were no audio were muted", mixer.muted_samples))
+        self._report = ExtractionReport(position, tuple(timeline.gaps), tuple(damage))
+
+    @property
+    def report(self) -> ExtractionReport:
+        """Duration, gaps and damage; known once all blocks have been read.
+
+        Raises:
+            RuntimeError: the blocks have not been read to the end.
+        """
+        if self._report is None:
+            raise RuntimeError("the report is known when all blocks have been read")
+        return self._report
+
+    @property
+    def _block_samples(self) -> int:
+        windows = math.ceil(s_to_samples(self._settings.block_s) / downmix.WINDOW_SAMPLES)
+        return windows * downmix.WINDOW_SAMPLES
+
+    def _file_damage(self, timeline: Timeline) -> Iterator[Damage]:
+        info, end = self._info, timeline.written_samples
+        size_bytes = info.path.stat().st_size if info.path.exists() else 0
+        if size_bytes != info.size_bytes:
+            change = f"from {info.size_bytes} to {size_bytes} bytes"
+            yield Damage(f"the file changed {change} while it was read: still growing?", 1)
+        stated = info.duration_s if _STATES_ITS_DURATION.intersection(info.container.split(",")) else None
+        if stated is not None and not timeline.clock_changed and stated - samples_to_s(end) > _SHORT_S:
+            ends, states = format_timecode(samples_to_ms(end)), format_timecode(s_to_ms(stated))
+            yield Damage(f"the audio ends at {ends}, but the file says that it lasts {states}: cut short?", 1)
+
+
+def open_audio(info: MediaInfo, selection: AudioSelection, settings: MediaSettings) -> AudioReader:
+    """The chosen audio of a probed file, ready to be read in a ``with`` statement."""
+    return AudioReader(info, selection, settings)
+
+
+def command(info: MediaInfo, selection: AudioSelection) -> list[str]:
+    """The ffmpeg command line: stereo float32 at 16 kHz on stdout, times and complaints on stderr.
+
+    Two joined tracks are a stereo pair; more are averaged.
+    """
+    by_index = {stream.index: stream for stream in info.audio_streams}
+    # `join` and `amix` take their times from their first input, so that must be the one that starts first.
+    streams = sorted((by_index[index] for index in selection.streams), key=lambda stream: stream.start_s)
+    source = ffmpeg.input(input_url(info.path), copyts=None, **INPUT_OPTIONS)
+    audio = _single(source, streams[0]) if len(streams) == 1 else _joined(source, streams)
+    audio = (
+        audio.filter(
+            "aresample",
+            SAMPLE_RATE,
+            osf="flt",
+            ochl="stereo",
+            clev=downmix.CENTRE_GAIN,
+            slev=downmix.SURROUND_GAIN,
+            lfe_mix_level=downmix.LFE_GAIN,
+        )
+        .filter("ashowinfo")
+        # The muxer must not see jumps: it would complain of each frame after one.
+        .filter("asetpts", "N/SR/TB")
+    )
+    output = ffmpeg.output(audio, "pipe:1", format="f32le", acodec="pcm_f32le", ac=CHANNELS, max_error_rate=1)
+    quiet = ("-hide_banner", "-nostdin", "-loglevel", "repeat+level+info", "-stats", "-stats_period", "1")
+    arguments: list[str] = output.global_args(*quiet).compile()
+    return arguments
+
+
+def _single(source: Any, stream: AudioStream) -> Any:
+    audio = source[str(stream.index)].filter("aformat", sample_fmts="fltp")
+    if stream.channels == 1:
+        return _up_from_mono(audio)
+    if stream.channels not in (2, 6) and not _NAMED_LAYOUT.fullmatch(stream.layout):
+        # Discrete tracks in one stream: by EBU R 48 the programme's stereo is on the first two.
+        return audio.filter("channelmap", map="0|1", channel_layout="stereo")
+    return audio
+
+
+def _joined(source: Any, streams: list[AudioStream]) -> Any:
+    first_s = streams[0].start_s
+    tracks = []
+    for stream in streams:
+        track = source[str(stream.index)].filter("aformat", sample_fmts="fltp", channel_layouts="mono")
+        if late_samples := round((stream.start_s - first_s) * stream.sample_rate):
+            track = track.filter("adelay", f"{late_samples}S")
+        tracks.append(track)
+    if len(tracks) == 2:
+        return ffmpeg.filter(tracks, "join", inputs=2, channel_layout="stereo", map="0.0-FL|1.0-FR")
+    return _up_from_mono(ffmpeg.filter(tracks, "amix", inputs=len(tracks)))
+
+
+def _up_from_mono(audio: Any) -> Any:
+    # The up-mix puts mono on both sides with the centre's gain; this keeps its level. Done by gain and not
+    # by channel names, so that a stream that turns to stereo midway loses nothing.
+    return audio.filter("volume", 1 / downmix.CENTRE_GAIN)
+
+
+def _placed(decoder: Decoder, timeline: Timeline) -> Iterator[Stereo]:
+    for frame in decoder.frames():
+        yield from timeline.place(frame.pts, frame.samples)
+    yield from timeline.finish()
+
+
+def _in_blocks(pieces: Iterator[Stereo], block_samples: int) -> Iterator[Stereo]:
+    block = np.empty((block_samples, CHANNELS), np.float32)
+    filled = 0
+    for samples in pieces:
+        done = 0
+        while done < len(samples):
+            count = min(len(samples) - done, block_samples - filled)
+            block[filled : filled + count] = samples[done : done + count]
+            done, filled = done + count, filled + count
+            if filled == block_samples:
+                yield block
+                filled = 0
+    if filled:
+        yield block[:filled]

@@ -1,0 +1,219 @@
+"""ffmpeg and ffprobe as child processes: what they may read, how they are watched, what they complain of.
+
+Every input is hostile. It is opened with the ``file:`` protocol alone, and only by demuxers of real
+recordings: a playlist, a concat script or an image pattern, which could point elsewhere, is refused.
+"""
+
+import os
+import queue
+import re
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bgm_pipeline.errors import MediaError
+from bgm_pipeline.types import Damage
+
+DEMUXERS = (
+    "mpegts,mpeg,mov,matroska,mxf,gxf,lxf,avi,asf,flv,wav,w64,aiff,caf,au,flac,mp3,ogg,aac,ac3,eac3,dv,wtv"
+)
+"""ffmpeg's names of the containers that are read; none of them can refer to another file."""
+
+INPUT_OPTIONS: dict[str, str] = {
+    "protocol_whitelist": "file,pipe",
+    "format_whitelist": DEMUXERS,
+    # A transport stream's audio may start many seconds after its video.
+    "probesize": "32M",
+    "analyzeduration": "30M",
+}
+"""Options of every input, of ffprobe and ffmpeg alike: both must number the streams in the same way."""
+
+CHANNELS = 2
+_FRAME_BYTES = 4 * CHANNELS
+_POLL_S = 0.2
+_MAX_MESSAGES = 50
+_MAX_MESSAGE_LENGTH = 200
+
+_TIMES = re.compile(r"ashowinfo_\d+ @ .* pts:\s*(-?\d+|NOPTS) .* nb_samples:\s*(\d+) ")
+_COMPLAINT = re.compile(r"(?:\[(?P<source>[^]@]+) @ \w+] )?\[(?:warning|error|fatal|panic)] (?P<text>.*)")
+_HARMLESS = re.compile(
+    r"Guessed Channel Layout|Estimating duration from bitrate|Could not find codec parameters"
+    r"|Consider increasing the value|start time for stream \d+ is not set|Stream #\S+ not .*; skipping"
+)
+
+
+def input_url(path: Path) -> str:
+    """The path so that ffmpeg takes it for nothing but a file, whatever its name looks like."""
+    return f"file:{path}"
+
+
+def shown(text: Path | str) -> str:
+    """The text in one printable line: control characters and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start ffmpeg or ffprobe with both outputs piped and no way to ask the terminal anything.
+
+    Raises:
+        MediaError: the program is not installed.
+    """
+    try:
+        return subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, "AV_LOG_FORCE_NOCOLOR": "1"},
+            # Ctrl-C is for us alone: we stop the child ourselves.
+            process_group=0,
+        )
+    except FileNotFoundError as error:
+        raise MediaError(
+            f"{arguments[0]} is not installed: install the ffmpeg package, or put it on PATH"
+        ) from error
+
+
+class Frame(NamedTuple):
+    """What the decoder gives at a time."""
+
+    pts: int | None
+    """Time stamp of the first sample on the container's clock, in samples; none where unknown."""
+    samples: NDArray[np.float32]
+    """Shape ``(sample, channel)``, two channels."""
+
+
+class Decoder:
+    """ffmpeg as a child that writes float32 stereo to stdout and each frame's time to stderr.
+
+    The command must end in ``ashowinfo``, give two channels of ``f32le`` on stdout, and log with
+    ``level+info`` and ``-stats``: the statistics line is the sign of life that tells a stretch without
+    audio from a child that hangs. A context manager: leaving it kills and reaps the child.
+    """
+
+    def __init__(self, arguments: Sequence[str], path: Path, silence_timeout_s: float) -> None:
+        self._path = path
+        self._silence_timeout_s = silence_timeout_s
+        self._times: queue.SimpleQueue[tuple[int | None, int] | None] = queue.SimpleQueue()
+        self._messages: dict[str, tuple[str, int]] = {}
+        self._last_message = ""
+        self._last_sign_s = time.monotonic()
+        self._child = start(arguments)
+        assert self._child.stdout and self._child.stderr  # noqa: S101
+        self._stdout, self._stderr = self._child.stdout, self._child.stderr
+        self._poll = select.poll()
+        self._poll.register(self._stdout, select.POLLIN)
+        self._thread = threading.Thread(target=self._drain, args=(self._stderr,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._child.kill()
+        self._child.wait()
+        self._thread.join()
+        self._stdout.close()
+        self._stderr.close()
+
+    def frames(self) -> Iterator[Frame]:
+        """All frames, in the order in which they were decoded.
+
+        Raises:
+            MediaError: ffmpeg failed, was killed, or gave no sign of life for too long.
+        """
+        while (announced := self._next_time()) is not None:
+            pts, n_samples = announced
+            data = self._read(n_samples * _FRAME_BYTES)
+            if len(data) < n_samples * _FRAME_BYTES:
+                break
+            yield Frame(pts, np.frombuffer(data, dtype="<f4").reshape(-1, CHANNELS))
+        self._check_exit()
+
+    def damage(self) -> list[Damage]:
+        """What ffmpeg complained of, like messages counted together; at most 50 kinds."""
+        return [Damage(text, count) for text, count in self._messages.values()]
+
+    def _drain(self, stderr: IO[bytes]) -> None:
+        with open(stderr.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
+            for line in lines:
+                self._last_sign_s = time.monotonic()
+                if times := _TIMES.search(line):
+                    pts = None if times[1] == "NOPTS" else int(times[1])
+                    self._times.put((pts, int(times[2])))
+                elif complaint := _COMPLAINT.search(line):
+                    self._note(complaint["source"], complaint["text"])
+        self._times.put(None)
+
+    def _note(self, source: str | None, text: str) -> None:
+        if _HARMLESS.search(text):
+            return
+        text = shown(text.replace(f"{input_url(self._path)}: ", "").strip())
+        self._last_message = text = (f"{source}: {text}" if source else text)[:_MAX_MESSAGE_LENGTH]
+        kind = re.sub(r"(0x)?[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", text)
+        if kind not in self._messages and len(self._messages) >= _MAX_MESSAGES:
+            kind, text = "", "other complaints"
+        first, count = self._messages.get(kind, (text, 0))
+        self._messages[kind] = (first, count + 1)
+
+    def _next_time(self) -> tuple[int | None, int] | None:
+        waiting_since_s = time.monotonic()
+        while True:
+            try:
+                return self._times.get(timeout=_POLL_S)
+            except queue.Empty:
+                self._check_sign_of_life(waiting_since_s)
+
+    def _read(self, n_bytes: int) -> bytearray:
+        data = bytearray(n_bytes)
+        view, done = memoryview(data), 0
+        waiting_since_s = time.monotonic()
+        while done < n_bytes:
+            if not self._poll.poll(_POLL_S * 1000):
+                self._check_sign_of_life(waiting_since_s)
+                continue
+            count = os.readv(self._stdout.fileno(), [view[done:]])
+            if not count:
+                return data[:done]
+            done += count
+            waiting_since_s = time.monotonic()
+        return data
+
+    def _check_sign_of_life(self, waiting_since_s: float) -> None:
+        # While we do not read, ffmpeg cannot write: only the time that we waited counts.
+        mute_s = time.monotonic() - max(waiting_since_s, self._last_sign_s)
+        if mute_s > self._silence_timeout_s:
+            raise MediaError(
+                f"{shown(self._path)}: ffmpeg gave no sign of life for {self._silence_timeout_s:g} s; "
+                "check that the file's disk answers, then run it again"
+            )
+
+    def _check_exit(self) -> None:
+        try:
+            code = self._child.wait(self._silence_timeout_s)
+        except subprocess.TimeoutExpired:
+            self._check_sign_of_life(0)
+            raise MediaError(f"{shown(self._path)}: ffmpeg does not end; run it again") from None
+        self._thread.join()
+        if code < 0:
+            raise MediaError(
+                f"{shown(self._path)}: ffmpeg was killed by signal {-code} before the end; "
+                "check the machine's memory, then run it again"
+            )
+        if code > 0:
+            reason = self._last_message or f"exit code {code}"
+            raise MediaError(
+                f"{shown(self._path)}: ffmpeg cannot decode it ({reason}); "
+                "check the file with a player, or get it again"
+            )

@@ -1,0 +1,79 @@
+"""Every container and codec of a broadcast archive: its sound is read at its true time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import CLICKS_S, VIDEO, Heard, read
+
+FORMATS = {
+    "mp2.ts": ("video", "-c:v", "libx264", "-c:a", "mp2", "-ac", 2),
+    "ac3.ts": ("video", "-c:v", "libx264", "-c:a", "ac3", "-ac", 2),
+    "eac3.ts": ("video", "-c:v", "libx264", "-c:a", "eac3", "-ac", 2),
+    "aac.ts": ("video", "-c:v", "libx264", "-c:a", "aac", "-ac", 2),
+    "aac.mp4": ("video", "-c:v", "libx264", "-c:a", "aac", "-ac", 2),
+    "aac.mov": ("video", "-c:v", "mpeg4", "-c:a", "aac", "-ac", 1),
+    "aac.m4a": ("-c:a", "aac", "-ar", 44100, "-ac", 2),
+    "opus.mkv": ("video", "-c:v", "mpeg4", "-c:a", "libopus", "-ac", 2),
+    "only_opus.mkv": ("-c:a", "libopus"),
+    "flac.mkv": ("video", "-c:v", "mpeg4", "-c:a", "flac", "-ac", 2),
+    "vorbis.mkv": ("video", "-c:v", "mpeg4", "-c:a", "libvorbis", "-ac", 2),
+    "pcm.avi": ("video", "-c:v", "mpeg4", "-c:a", "pcm_s16le", "-ac", 2),
+    "pcm.wav": ("-c:a", "pcm_s24le", "-ar", 44100),
+    "bwf.wav": ("-c:a", "pcm_s24le", "-write_bext", 1, "-metadata", "time_reference=172800000"),
+    "lossless.flac": ("-c:a", "flac", "-ar", 32000),
+    "lame.mp3": ("-c:a", "libmp3lame", "-ar", 44100, "-ac", 2),
+}
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def heard(request: pytest.FixtureRequest, make: Callable[..., Path], clicks: Path) -> Heard:
+    arguments = list(FORMATS[request.param])
+    video = VIDEO if arguments[0] == "video" else ()
+    coding = arguments[1:] if video else arguments
+    return read(make(request.param, *video, "-i", clicks, *coding))
+
+
+def test_clicks_are_found_within_5_ms(heard: Heard) -> None:
+    assert heard.clicks_s == pytest.approx(CLICKS_S, abs=0.005)
+
+
+def test_a_sound_file_shows_no_damage_and_no_gap(heard: Heard) -> None:
+    assert heard.report.damage == ()
+    assert heard.report.gaps == ()
+    assert len(heard.samples) / 16000 == pytest.approx(6, abs=0.05)
+
+
+def test_mxf_with_eight_mono_tracks(make: Callable[..., Path], clicks: Path, tone: Path) -> None:
+    tracks = [item for track in (1, 1, 2, 2, 2, 2, 2, 2) for item in ("-map", track)]
+    path = make(
+        "eight.mxf", *VIDEO, "-i", clicks, "-i", tone, "-map", 0, *tracks, "-c:v", "mpeg2video", "-c:a", "pcm_s16le"
+    )
+    heard = read(path)
+    assert [stream.channels for stream in heard.info.audio_streams] == [1] * 8
+    assert heard.selection.streams == (1, 2)
+    assert heard.clicks_s == pytest.approx(CLICKS_S, abs=0.005)
+    assert heard.report.damage == ()
+    other = read(path, wanted=(3,))
+    assert other.rms(1, 5) == pytest.approx(0.5 / 2**0.5, rel=0.01)
+
+
+def test_mp3_in_avi_is_read(make: Callable[..., Path], tone: Path) -> None:
+    heard = read(make("mp3.avi", *VIDEO, "-i", tone, "-c:v", "mpeg4", "-c:a", "libmp3lame"))
+    assert heard.rms(1, 5) == pytest.approx(0.5 / 2**0.5, rel=0.01)
+    assert heard.report.damage == ()
+
+
+def test_audio_only_transport_stream_starts_at_its_first_sample(
+    make: Callable[..., Path], clicks: Path
+) -> None:
+    heard = read(make("only_ac3.ts", "-i", clicks, "-c:a", "ac3"))
+    # Nothing in the file tells the encoder's priming (256 samples at 48 kHz) from programme.
+    assert heard.clicks_s == pytest.approx([start + 256 / 48000 for start in CLICKS_S], abs=0.001)
+
+
+def test_block_length_changes_nothing(broadcast: Path) -> None:
+    whole, pieces = read(broadcast), read(broadcast, block_s=0.37)
+    assert (whole.samples == pieces.samples).all()
+    assert whole.report == pieces.report
