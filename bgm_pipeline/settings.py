@@ -5,11 +5,13 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bgm_pipeline.timebase import SCORE_HOP_SAMPLES, SEGMENT_S, s_to_samples
 
 
 class MediaSettings(BaseModel):
@@ -28,6 +30,14 @@ class SeparationSettings(BaseModel):
     batch_size: int = Field(1, ge=1, description="chunks in one call of the network")
     silence_db: float = Field(-90.0, description="a chunk below this peak level is silence and costs nothing")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if s_to_samples(self.context_s) % SCORE_HOP_SAMPLES:
+            raise ValueError(f"context_s: {self.context_s} is not a whole number of tenths of a second")
+        if self.crossfade_s > 2 * self.context_s:
+            raise ValueError(f"crossfade_s: {self.crossfade_s} is more than twice context_s {self.context_s}")
+        return self
+
 
 class DetectionSettings(BaseModel):
     """From scores to events; scores are 0..1, ten a second."""
@@ -35,8 +45,14 @@ class DetectionSettings(BaseModel):
     onset: float = Field(0.5, ge=0, le=1, description="an event starts where the score rises above this")
     offset: float = Field(0.4, ge=0, le=1, description="an event ends where the score falls below this")
     min_duration_on_s: float = Field(0.5, ge=0, description="shorter events are dropped")
-    min_duration_off_s: float = Field(0.5, ge=0, description="shorter holes are filled")
+    min_duration_off_s: float = Field(0.5, ge=0, le=SEGMENT_S, description="shorter holes are filled")
     min_segment_music_s: float = Field(0.5, gt=0, description="a segment with this much music holds music")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.offset > self.onset:
+            raise ValueError(f"offset: {self.offset} is above onset {self.onset}")
+        return self
 
 
 class Settings(BaseSettings):
@@ -49,7 +65,8 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=lambda: user_data_path("bgm"), description="where all is kept")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite below data_dir")
     stem_store: str = Field("", description="folder of the stems; empty: below data_dir")
-    model: str = Field("2dmmdensenet", description="name of the separation network")
+    model: str = Field("2dmmdensenet", description="separation network: its name, or its weights file")
+    detector: str = Field("music_detector", description="detection network: its name, or its weights file")
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1 ...")
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0: as many as there are cores")
     keep: Literal["music", "all"] = Field("music", description="which segments' stems are kept")

@@ -43,7 +43,7 @@ def probe(path: Path) -> MediaInfo:
     Raises:
         MediaError: it is missing, no plain file, empty, not allowed to be read, or not a recording.
     """
-    size_bytes = _check_readable(path)
+    size_bytes = check_readable(path)
     found = _ffprobe(path)
     container = _text(found.get("format", {}).get("format_name"))
     streams = [
@@ -134,7 +134,12 @@ def sha256_of(path: Path) -> str:
         raise MediaError(_refusal(path, error)) from error
 
 
-def _check_readable(path: Path) -> int:
+def check_readable(path: Path) -> int:
+    """The size in bytes of a file that can be read.
+
+    Raises:
+        MediaError: it is missing, no plain file, empty, or not allowed to be read.
+    """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):

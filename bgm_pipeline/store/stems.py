@@ -146,6 +146,12 @@ class StemWriter:
         self._stems.append(stem)
         return stem
 
+    def discard(self, segment_index: int) -> None:
+        """Remove the stem of a segment again, if there is one."""
+        for stem in [stem for stem in self._stems if stem.segment_index == segment_index]:
+            self._store.path(stem.key).unlink()
+            self._stems.remove(stem)
+
     def commit(self) -> tuple[Stem, ...]:
         """Make the files' names as lasting as their content; returns all stems, in the order written."""
         if self.clipped_samples:

@@ -1,0 +1,287 @@
+"""One episode, start to end: a broadcast file in, its segments, events and stems in the store."""
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import soundfile
+
+from bgm_pipeline.detection import Calibration, Detector, Evidence, detect
+from bgm_pipeline.errors import BgmError, InputError, MediaError
+from bgm_pipeline.media.extract import open_audio
+from bgm_pipeline.media.ffmpeg import shown
+from bgm_pipeline.media.probe import check_readable, probe, select_audio, sha256_of
+from bgm_pipeline.models import registry
+from bgm_pipeline.segments import Chunk, EstimatedChunk, SeparatedSegment, cut_chunks, overlap_add
+from bgm_pipeline.separation import Separator
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.stems import StemWriter
+from bgm_pipeline.timebase import SAMPLE_RATE, s_to_samples, samples_to_s
+from bgm_pipeline.types import Block, Episode, ExtractionReport, RunIdentity, RunResult
+
+Item = TypeVar("Item")
+
+
+class Progress(Protocol):
+    """Is told how far an episode is; the pipeline does not know whether that is a bar."""
+
+    def __call__(self, stage: str, done_s: float, total_s: float | None) -> None:
+        """`done_s` of `total_s` seconds of the programme are behind; no total where the file tells none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """What became of an episode."""
+
+    episode_id: int
+    run_id: int
+    is_new: bool
+    """False where an earlier run had these very results."""
+
+
+class StageTimer:
+    """Seconds that each stage took for itself, without the stages that it waits for."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._open: list[str] = []
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counts what happens inside for that stage; the stage around it pauses."""
+        self._account()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._account()
+            self._open.pop()
+
+    def timed(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items; the time to get each of them is that stage's."""
+        iterator = iter(items)
+        while True:
+            with self.stage(name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    def _account(self) -> None:
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+
+class Networks:
+    """The networks of the settings, loaded once for any number of episodes.
+
+    Raises:
+        ModelError: a network or its weights cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        separation = registry.load(settings.model, "separation")
+        detection = registry.load(settings.detector, "detection")
+        calibration = Calibration.shipped(separation.network.name)
+        self.name = separation.network.name
+        parts = (separation.sha256, detection.sha256, repr(asdict(calibration)))
+        self.sha256 = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+        self.separator = Separator(separation, settings)
+        silence_db = settings.separation.silence_db
+        self.detector = Detector(detection, calibration, self.separator.device, silence_db)
+
+
+def process_episode(
+    episode: Episode,
+    store: Store,
+    networks: Networks,
+    settings: Settings,
+    *,
+    audio_streams: Sequence[int] = (),
+    join_tracks: bool = False,
+    force: bool = False,
+    progress: Progress = lambda stage, done_s, total_s: None,
+) -> Processed:
+    """Finds, separates and stores the music of one episode; once, however often it is called.
+
+    A file with the same bytes, the same networks and the same settings has the same results: where a run has
+    them, nothing is done. A run that fails leaves earlier results as they are, and says why it failed.
+
+    Args:
+        audio_streams: indexes of the streams to use; empty for the default rule of `select_audio`.
+        join_tracks: join all mono tracks instead.
+        force: make the results anew, even if they are there.
+
+    Raises:
+        MediaError: the file cannot be read, or changed meanwhile.
+        StoreError: the store cannot be used, or the episode is being processed by another process.
+    """
+    timer = StageTimer()
+    path = episode.path
+    size_bytes = check_readable(path)
+    before = path.stat()
+    progress("read", 0, None)
+    with timer.stage("read"):
+        source_sha256 = sha256_of(path)
+    request = f"{settings.results_sha256()} {sorted(audio_streams)} {join_tracks}"
+    identity = RunIdentity(
+        source_sha256,
+        networks.name,
+        networks.sha256,
+        hashlib.sha256(request.encode()).hexdigest(),
+        version("bgm-pipeline"),
+    )
+    episode_id = store.register_episode(episode, source_sha256, size_bytes)
+    if not force and (done := store.find_done_run(episode_id, identity)) is not None:
+        return Processed(episode_id, done, is_new=False)
+    run_id = store.start_run(episode_id, identity)
+    try:
+        writer = store.stems.begin(episode_id, run_id)
+        info = probe(path)
+        selection = select_audio(info, audio_streams, join_tracks)
+        evidence = Evidence()
+        with open_audio(info, selection, settings.media) as reader:
+            for segment in separated(reader, networks, settings, timer):
+                evidence.add(segment)
+                with timer.stage("store"):
+                    _keep(segment, writer, settings)
+                progress("separate", samples_to_s(segment.end_samples), info.duration_s)
+            report = reader.report
+        with timer.stage("detect"):
+            segments, events = detect(
+                evidence, report.gaps, networks.detector.calibration, settings.detection
+            )
+        after = path.stat()
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise MediaError(f"{shown(path)}: changed while it was processed; run it again when it is whole")
+        with timer.stage("store"):
+            if settings.keep == "music":
+                for silent in (segment for segment in segments if not segment.has_music):
+                    writer.discard(silent.index)
+            stems = writer.commit()
+        result = RunResult(
+            report.duration_samples,
+            info.container,
+            selection,
+            report.gaps,
+            report.damage,
+            segments,
+            events,
+            stems,
+            dict(timer.seconds),
+        )
+        store.finish_run(run_id, result)
+    except BaseException as error:
+        reason = str(error) if isinstance(error, BgmError) else f"{type(error).__name__}: {error}"
+        store.fail_run(run_id, reason)
+        raise
+    return Processed(episode_id, run_id, is_new=True)
+
+
+def separated(
+    blocks: Iterable[Block], networks: Networks, settings: Settings, timer: StageTimer
+) -> Iterator[SeparatedSegment]:
+    """The segments of consecutive blocks, each with its music and its scores; about two in memory."""
+    estimates = timer.timed("separate", networks.separator.separate(_chunks(blocks, settings, timer)))
+
+    def scored() -> Iterator[EstimatedChunk]:
+        for chunk, music in estimates:
+            with timer.stage("detect"):
+                scores = networks.detector.scores(chunk, music)
+            yield EstimatedChunk(chunk, music, scores)
+
+    return overlap_add(scored(), s_to_samples(settings.separation.crossfade_s))
+
+
+def separate_file(
+    source: Path,
+    music: Path,
+    residual: Path,
+    separator: Separator,
+    settings: Settings,
+    *,
+    audio_streams: Sequence[int] = (),
+    join_tracks: bool = False,
+    progress: Progress = lambda stage, done_s, total_s: None,
+) -> ExtractionReport:
+    """Writes a file's music and the rest (mixture - music), 16 kHz mono, at the level of the input.
+
+    Names that end in .wav give 32 bit floats, whose sum is the mixture; .flac gives 24 bit, where what leaves
+    full scale is held there. Both files appear whole or not at all.
+
+    Raises:
+        MediaError: the source cannot be read.
+        InputError: a file cannot be written.
+    """
+    info = probe(source)
+    selection = select_audio(info, audio_streams, join_tracks)
+    silent = np.zeros(0, np.float32)
+    paths = {
+        music: music.with_name(f"{music.name}.tmp"),
+        residual: residual.with_name(f"{residual.name}.tmp"),
+    }
+    try:
+        with (
+            open_audio(info, selection, settings.media) as reader,
+            _new_file(paths[music], music.suffix) as music_file,
+            _new_file(paths[residual], residual.suffix) as residual_file,
+        ):
+            chunks = _chunks(reader, settings, StageTimer())
+            estimates = (EstimatedChunk(*pair, silent) for pair in separator.separate(chunks))
+            for segment in overlap_add(estimates, s_to_samples(settings.separation.crossfade_s)):
+                music_file.write(segment.music)
+                residual_file.write(segment.mixture - segment.music)
+                progress("separate", samples_to_s(segment.end_samples), info.duration_s)
+            report = reader.report
+        for path, partial in paths.items():
+            partial.replace(path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise InputError(
+            f"{shown(music.parent)}: cannot be written to ({error}); name another folder"
+        ) from error
+    finally:
+        for partial in paths.values():
+            partial.unlink(missing_ok=True)
+    return report
+
+
+def output_names(sources: Sequence[Path], folder: Path, suffix: str) -> list[tuple[Path, Path]]:
+    """Where the music and the residual of each source go: NAME.music.wav and NAME.residual.wav.
+
+    Raises:
+        InputError: two of the sources would write to one name.
+    """
+    names = [(folder / f"{p.stem}.music.{suffix}", folder / f"{p.stem}.residual.{suffix}") for p in sources]
+    for at, name in enumerate(names):
+        if (first := names.index(name)) != at:
+            clash = f"{shown(sources[first])} and {shown(sources[at])} would both give {shown(name[0])}"
+            raise InputError(f"{clash}; separate them into two folders")
+    return names
+
+
+def _new_file(path: Path, suffix: str) -> soundfile.SoundFile:
+    kind, subtype = {".wav": ("RF64", "FLOAT"), ".flac": ("FLAC", "PCM_24")}[suffix]
+    return soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, subtype, format=kind)
+
+
+def _chunks(blocks: Iterable[Block], settings: Settings, timer: StageTimer) -> Iterator[Chunk]:
+    return cut_chunks(timer.timed("extract", blocks), s_to_samples(settings.separation.context_s))
+
+
+def _keep(segment: SeparatedSegment, writer: StemWriter, settings: Settings) -> None:
+    """Writes the stems that may be kept: whether a segment holds music is known at the end alone, but where
+    all scores are below `offset` no event reaches, since filled holes are shorter than a segment."""
+    if settings.keep == "all" or float(np.max(segment.scores)) >= settings.detection.offset:
+        writer.write(segment.index, segment.music)
