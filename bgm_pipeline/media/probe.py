@@ -212,9 +212,9 @@ def _presentation_start(container: str, streams: Iterable[dict[str, Any]]) -> fl
     first_s = min(starts.values())
     if math.isinf(first_s):
         return 0.0
-    if 0 < starts["video"] - first_s <= PRIMING_S:
-        first_s = starts["video"]
-    return first_s if container in _CLOCK_RUNS_ANYWHERE else max(first_s, 0.0)
+    if container not in _CLOCK_RUNS_ANYWHERE and first_s < 0:
+        return 0.0
+    return starts["video"] if 0 < starts["video"] - first_s <= PRIMING_S else first_s
 
 
 def _audio_stream(stream: dict[str, Any], zero_s: float, programmes: Iterable[Programme]) -> AudioStream:
