@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from bgm_pipeline.errors import InputError
 from bgm_pipeline.timebase import SCORE_HOP_SAMPLES, SEGMENT_S, s_to_samples
 
 
@@ -96,3 +97,25 @@ class Settings(BaseSettings):
             },
         )
         return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+
+
+def load_settings() -> Settings:
+    """The settings that the environment and the ``.env`` file give.
+
+    Raises:
+        InputError: a variable has a value that cannot be used; the message names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [
+            f"BGM_{'__'.join(map(str, one['loc'])).upper()}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()
+        ]
+        raise InputError(f"{'; '.join(wrong)}; change it or leave it out") from None
+    except SettingsError as error:
+        group = str(error).partition('"')[2].partition('"')[0].upper()
+        cure = f"set its members one by one, as BGM_{group}__NAME=VALUE"
+        raise InputError(f"BGM_{group}: neither JSON nor a value of its own; {cure}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f".env cannot be read: {error}") from None
