@@ -1,6 +1,7 @@
 """Asking the database, as pandas DataFrames.
 
-What is shown of an episode is its newest good run. Filters that are left out, or none, hold nothing back:
+What is shown of an episode is its current run: the good one that was asked for last. Filters that are left
+out, or none, hold nothing back:
 
 - ``channel``: the channel's exact name; ``title``: a part of the title, in small or capital letters
 - ``since``, ``until``: what was on air at some moment from `since` to before `until`; a date means its
@@ -78,7 +79,7 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
     """The episodes, the newest first, one a row.
 
     Columns: `EPISODE_COLUMNS`. `state`, `reason`, `started_at` and `finished_at` are those of the newest
-    run, `run_id`, `model`, `duration_s` and `music_s` (length of all events) those of the newest good one.
+    run, `run_id`, `model`, `duration_s` and `music_s` (length of all events) those of the current one.
 
     Raises:
         InputError: a filter is not known, or its value cannot be meant.

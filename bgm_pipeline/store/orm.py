@@ -91,7 +91,7 @@ class EpisodeRow(Base):
 
 
 class RunRow(Base):
-    """One attempt at an episode. `is_current` marks the newest good one, which queries show."""
+    """One attempt at an episode. `is_current` marks the good one asked for last: queries show it."""
 
     __tablename__ = "runs"
     __table_args__ = (

@@ -98,19 +98,25 @@ class Store:
     def find_done_run(self, episode_id: int, identity: RunIdentity) -> int | None:
         """The run that has the results of this identity already, with every stem that it kept.
 
-        Whoever lost a stem file finds none here, and so makes the results anew.
+        From now on it is the one that queries show, as the newest would be. Whoever lost a stem file
+        finds none here, and so makes the results anew.
         """
         with self.reading() as connection:
             run = connection.execute(
-                select(RunRow.id, RunRow.stem_count).where(
+                select(RunRow.id, RunRow.stem_count, RunRow.is_current).where(
                     RunRow.episode_id == episode_id, RunRow.state == "done", *_same(identity)
                 )
             ).one_or_none()
             if run is None:
                 return None
             keys = connection.scalars(select(StemRow.key).where(StemRow.run_id == run.id)).all()
-        whole = len(keys) == run.stem_count and all(self.stems.path(key).is_file() for key in keys)
-        return int(run.id) if whole else None
+        if len(keys) != run.stem_count or not all(self.stems.path(key).is_file() for key in keys):
+            return None
+        if not run.is_current:
+            with self.writing() as session:
+                session.execute(select(EpisodeRow.id).where(EpisodeRow.id == episode_id).with_for_update())
+                _make_current(session, run.id, episode_id)
+        return int(run.id)
 
     def start_run(self, episode_id: int, identity: RunIdentity) -> int:
         """Begin an attempt at an episode; an earlier one whose process has died is marked as failed.
@@ -172,11 +178,7 @@ class Store:
                     *_same(run),
                 )
             )
-            session.execute(
-                update(RunRow)
-                .where(RunRow.episode_id == run.episode_id, RunRow.is_current)
-                .values(is_current=False)
-            )
+            _make_current(session, run_id, run.episode_id)
             events = _event_rows(run_id, result)
             for table, rows in (
                 (SegmentRow, _segment_rows(run_id, result)),
@@ -186,7 +188,6 @@ class Store:
                 if rows:
                     session.execute(insert(table), rows)
             run.state = "done"
-            run.is_current = True
             run.finished_at = datetime.now(UTC)
             run.container = _text(result.container)
             run.duration_ms = samples_to_ms(result.duration_samples)
@@ -232,6 +233,9 @@ class Store:
 
     @staticmethod
     def _running(session: Session, run_id: int) -> RunRow:
+        """A run in progress; its episode is locked first, as everywhere, so that nobody waits in a circle."""
+        episode_of_run = select(RunRow.episode_id).where(RunRow.id == run_id).scalar_subquery()
+        session.execute(select(EpisodeRow.id).where(EpisodeRow.id == episode_of_run).with_for_update())
         run = session.get(RunRow, run_id, with_for_update=True)
         if run is None or run.state != "running":
             raise StoreError(
@@ -280,6 +284,12 @@ def _same(identity: RunIdentity | RunRow) -> tuple[Any, ...]:
         RunRow.settings_sha256 == identity.settings_sha256,
         RunRow.code_version == identity.code_version,
     )
+
+
+def _make_current(session: Session, run_id: int, episode_id: int) -> None:
+    of_episode = RunRow.episode_id == episode_id
+    session.execute(update(RunRow).where(of_episode, RunRow.is_current).values(is_current=False))
+    session.execute(update(RunRow).where(of_episode, RunRow.id == run_id).values(is_current=True))
 
 
 def _fail(run: RunRow, reason: str) -> None:

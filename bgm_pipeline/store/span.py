@@ -80,7 +80,7 @@ class StemSpan:
 
 
 def stem_span(store: Store, episode_id: int, start_ms: int, end_ms: int) -> StemSpan:
-    """The music of an episode's newest good run from `start_ms` to before `end_ms`.
+    """The music of an episode's current run from `start_ms` to before `end_ms`.
 
     Raises:
         InputError: there is no such episode, it has no good run, or the span is not inside it.

@@ -75,15 +75,22 @@ class StemStore:
         except FileNotFoundError:
             return False
 
-    def run_folders(self) -> Iterator[tuple[int, int, Path]]:
-        """Every folder that a run of this database wrote to, as (episode, run, folder)."""
-        for episode in _numbered(self.root / self.namespace, depth=2):
-            for folder in _numbered(episode, depth=1):
-                yield int(episode.name), int(folder.name), folder
+    def contents(self) -> Iterator[tuple[Path, tuple[int, int] | None]]:
+        """Every folder that a run of this database wrote to, with (episode, run).
+
+        What lies among them and is no run's folder comes with None.
+        """
+        for path in _entries(self.root / self.namespace, depth=2):
+            episode, run = path.parent.name, path.name
+            if episode.isdecimal() and run.isdecimal() and path == self._run_folder(int(episode), int(run)):
+                yield path, (int(episode), int(run))
+            else:
+                yield path, None
 
     def runs_of(self, episode_id: int) -> set[int]:
         """The runs of an episode that have a folder."""
-        return {int(folder.name) for folder in _numbered(self._episode_folder(episode_id), depth=1)}
+        names = (path.name for path in _entries(self._episode_folder(episode_id), depth=0))
+        return {int(name) for name in names if name.isdecimal()}
 
     def remove_run(self, episode_id: int, run_id: int) -> None:
         """Remove all files of one run."""
@@ -197,18 +204,19 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _numbered(folder: Path, depth: int) -> Iterator[Path]:
-    """Folders with a number for a name, `depth` levels down; what else lies there is not ours to name."""
-    if depth == 0:
-        yield folder
-        return
+def _entries(folder: Path, depth: int) -> Iterator[Path]:
+    """What lies `depth` folders down; and above that, what is no folder with a number for a name."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise StoreError(f"{folder}: the stem store cannot be listed: {error.strerror}") from error
     for entry in entries:
-        if entry.name.isdecimal() and entry.is_dir(follow_symlinks=False):
-            yield from _numbered(folder / entry.name, depth - 1)
+        if depth and entry.name.isdecimal() and entry.is_dir(follow_symlinks=False):
+            yield from _entries(folder / entry.name, depth - 1)
+        else:
+            yield folder / entry.name
 
 
 def _level_db(samples: NDArray[np.float64]) -> float:
