@@ -5,7 +5,7 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from platformdirs import user_data_path
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -99,14 +99,14 @@ class Settings(BaseSettings):
         return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
 
 
-def load_settings() -> Settings:
-    """The settings that the environment and the ``.env`` file give.
+def load_settings(**changes: Any) -> Settings:
+    """The settings that the environment and the ``.env`` file give, but for `changes`.
 
     Raises:
         InputError: a variable has a value that cannot be used; the message names it.
     """
     try:
-        return Settings()
+        return Settings(**changes)
     except ValidationError as error:
         wrong = [
             f"BGM_{'__'.join(map(str, one['loc'])).upper()}: {one['msg'].removeprefix('Value error, ')}"

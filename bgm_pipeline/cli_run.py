@@ -1,0 +1,155 @@
+"""``bgm process``, ``bgm separate`` and ``bgm models``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from bgm_pipeline.settings import Settings
+
+Files = Annotated[list[Path], typer.Argument(help="broadcast files", show_default=False)]
+Streams = Annotated[
+    list[int] | None,
+    typer.Option("--audio-stream", help="which audio stream, see `bgm probe`; mono tracks join"),
+]
+Join = Annotated[bool, typer.Option("--join", help="join all mono tracks")]
+Model = Annotated[str | None, typer.Option(help="separation network, or its weights file; see `bgm models`")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda ...")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(process)
+    app.command()(separate)
+    app.command()(models)
+
+
+def process(
+    files: Files,
+    channel: Annotated[str, typer.Option(help="who broadcast it")] = "",
+    title: Annotated[str, typer.Option(help="name of the programme")] = "",
+    air_start: Annotated[
+        str | None, typer.Option(help="when the file's first moment was on air: 2026-03-31 20:15")
+    ] = None,
+    audio_stream: Streams = None,
+    join: Join = False,
+    force: Annotated[bool, typer.Option("--force", help="make results anew that are there")] = False,
+    keep: Annotated[Literal["music", "all"] | None, typer.Option(help="which segments' stems")] = None,
+    model: Model = None,
+    device: Device = None,
+) -> None:
+    """Finds the music of broadcast files and keeps it in the database. A file that fails stops no other."""
+    from bgm_pipeline import query
+    from bgm_pipeline.errors import BgmError
+    from bgm_pipeline.pipeline import Networks, process_episode
+    from bgm_pipeline.progress import programme_bar
+    from bgm_pipeline.store.session import open_store
+    from bgm_pipeline.timebase import format_timecode, s_to_ms
+    from bgm_pipeline.types import Episode
+
+    settings = _settings(model=model, device=device, keep=keep)
+    on_air = query.parse_datetime(air_start) if air_start else None
+    failed = False
+    with open_store(settings) as store:
+        networks = Networks(settings)
+        for path in files:
+            try:
+                with programme_bar(path.name) as show:
+                    done = process_episode(
+                        Episode(path, channel, title, on_air),
+                        store,
+                        networks,
+                        settings,
+                        audio_streams=audio_stream or (),
+                        join_tracks=join,
+                        force=force,
+                        progress=show,
+                    )
+            except BgmError as error:
+                failed = True
+                typer.echo(f"bgm: {error}", err=True)
+                continue
+            row = query.episodes(store, episode_id=done.episode_id).iloc[0]
+            music, total = (format_timecode(s_to_ms(row[name])) for name in ("music_s", "duration_s"))
+            known = "" if done.is_new else " (known already; --force makes it anew)"
+            typer.echo(f"episode {done.episode_id}: {path.name}: {music} of music in {total}{known}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def separate(
+    files: Files,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder that NAME.music and NAME.residual go to")],
+    model: Model = None,
+    format: Annotated[Literal["flac", "wav"], typer.Option(help="32 bit float wav, or 24 bit flac")] = "wav",
+    audio_stream: Streams = None,
+    join: Join = False,
+    device: Device = None,
+) -> None:
+    """Separates files into music and residual, 16 kHz mono, at the level of the input."""
+    from bgm_pipeline.errors import BgmError, InputError
+    from bgm_pipeline.models import registry
+    from bgm_pipeline.pipeline import output_names, separate_file
+    from bgm_pipeline.progress import programme_bar
+    from bgm_pipeline.separation import Separator
+
+    settings = _settings(model=model, device=device)
+    names = output_names(files, out, format)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made ({error.strerror}); name another folder") from error
+    separator = Separator(registry.load(settings.model), settings)
+    failed = False
+    for source, (music, residual) in zip(files, names, strict=True):
+        try:
+            with programme_bar(source.name) as show:
+                report = separate_file(
+                    source,
+                    music,
+                    residual,
+                    separator,
+                    settings,
+                    audio_streams=audio_stream or (),
+                    join_tracks=join,
+                    progress=show,
+                )
+        except BgmError as error:
+            failed = True
+            typer.echo(f"bgm: {error}", err=True)
+            continue
+        for damage in report.damage:
+            typer.echo(f"bgm: {source.name}: {damage.message} (x {damage.count})", err=True)
+        typer.echo(f"{music}\n{residual}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def models() -> None:
+    """Lists the networks, and what is known of their weights."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from bgm_pipeline.errors import ModelError
+    from bgm_pipeline.models import registry
+
+    table = Table("network", "for", "parameters", "weights", "quality", "source")
+    for network in registry.NETWORKS.values():
+        parameters = sum(parameter.numel() for parameter in network.build().parameters())
+        try:
+            metadata = registry.load(network.name, network.task).metadata
+        except ModelError:
+            metadata = None
+        trained = "none yet" if metadata is None else f"{metadata['hours']} h" if metadata else "needs none"
+        quality = (metadata or {}).get("validation", "")
+        table.add_row(network.name, network.task, f"{parameters:,}", trained, quality, network.source)
+    Console().print(table)
+
+
+def _settings(**changes: str | None) -> Settings:
+    from bgm_pipeline.settings import load_settings
+
+    return load_settings(**{name: value for name, value in changes.items() if value is not None})
