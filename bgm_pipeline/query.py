@@ -18,12 +18,11 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, func, literal, or_, select
-from sqlalchemy.ext.compiler import compiles
+from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select
 from sqlalchemy.orm import aliased
-from sqlalchemy.sql.functions import GenericFunction
 
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.store.functions import ElapsedMs
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, UtcDateTime
 from bgm_pipeline.timebase import format_timecode
 
@@ -49,6 +48,18 @@ SEGMENT_COLUMNS = (
 )
 EVENT_COLUMNS = (*_WHOSE, "event_index", *_WHEN, *_WHAT, *_BY)
 """Columns of the answers. Air times are aware, and NaT where an episode's start is not known."""
+
+_TYPES = {
+    **dict.fromkeys(("episode_id", "segment_index", "event_index", "size_bytes"), "int64"),
+    **dict.fromkeys(("start_ms", "end_ms", "gap_ms"), "int64"),
+    **dict.fromkeys(("run_id", "duration_ms", "music_ms"), "Int64"),
+    **dict.fromkeys(("channel", "title", "model", "state", "reason", "path", "source_sha256"), "string"),
+    **dict.fromkeys(("music_probability", "music_to_speech_db", "mixture_db", "music_db"), "float64"),
+    "has_music": "bool",
+}
+"""Types of what the database answers, so that an answer without rows or values has them too."""
+
+_FIRST_YEAR, _LAST_YEAR = 1900, 9000
 
 STATES = ("new", "running", "done", "failed")
 
@@ -121,13 +132,12 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
     zone = filters.get("tz") or local_zone()
     for column in ("air_start", "started_at", "finished_at"):
         frame[column] = _moments(frame[column], zone)
-    duration_ms, music_ms = frame["duration_ms"].astype("Int64"), frame["music_ms"].astype("Int64")
+    duration_ms, music_ms = frame["duration_ms"], frame["music_ms"]
     frame["air_end"] = frame["air_start"] + _milliseconds(duration_ms)
     frame["duration_s"] = (duration_ms / 1000).astype("float64")
     frame["music_s"] = (music_ms / 1000).astype("float64")
     frame["music_share"] = frame["music_s"] / frame["duration_s"].where(frame["duration_s"] > 0)
     frame["reason"] = frame["reason"].fillna("")
-    frame["run_id"] = frame["run_id"].astype("Int64")
     return frame[list(EPISODE_COLUMNS)]
 
 
@@ -155,7 +165,6 @@ def segments(store: Store, **filters: Unpack[SpanFilters]) -> DataFrame:
         query = query.where(SegmentRow.has_music if music else ~SegmentRow.has_music)
     frame = _with_times(_fetch(store, query), filters)
     frame["gap_s"] = frame["gap_ms"] / 1000
-    frame["has_music"] = frame["has_music"].astype(bool)
     return frame[list(SEGMENT_COLUMNS)]
 
 
@@ -194,31 +203,23 @@ def parse_moment(text: str, zone: tzinfo | None = None) -> date | datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=zone or local_zone())
 
 
+def parse_datetime(text: str, zone: tzinfo | None = None) -> datetime:
+    """A date and time, as `parse_moment` takes them.
+
+    Raises:
+        InputError: the text is something else, or a date alone.
+    """
+    moment = parse_moment(text, zone)
+    if not isinstance(moment, datetime):
+        raise InputError(f"{text!r} is a date without a time; write {text.strip()} 20:15")
+    return moment
+
+
 def local_zone() -> tzinfo:
     """This machine's time zone, with its rules of summer time."""
     from tzlocal import get_localzone  # noqa: PLC0415
 
     return get_localzone()
-
-
-class _ElapsedMs(GenericFunction[int]):
-    """Milliseconds from the second moment to the first."""
-
-    type = BigInteger()
-    inherit_cache = True
-    name = "elapsed_ms"
-
-
-@compiles(_ElapsedMs, "sqlite")
-def _elapsed_sqlite(element: _ElapsedMs, compiler: Any, **options: Any) -> str:
-    later, earlier = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"CAST(round((julianday({later}) - julianday({earlier})) * 86400000) AS INTEGER)"
-
-
-@compiles(_ElapsedMs, "postgresql")
-def _elapsed_postgresql(element: _ElapsedMs, compiler: Any, **options: Any) -> str:
-    later, earlier = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"(extract(epoch from {later} - {earlier}) * 1000)"
 
 
 def _check(filters: EpisodeFilters | SpanFilters, known: type) -> None:
@@ -312,14 +313,17 @@ def _span_query(
 def _range(filters: EpisodeFilters | SpanFilters) -> tuple[datetime | None, datetime | None]:
     zone = filters.get("tz") or local_zone()
     since, until = filters.get("since"), filters.get("until")
+    end = _moment(until, zone)
     if until is not None and not isinstance(until, datetime):
-        until += timedelta(days=1)
-    return _moment(since, zone), _moment(until, zone)
+        end = _moment(until + timedelta(days=1), zone)
+    return _moment(since, zone), end
 
 
 def _moment(value: date | datetime | None, zone: tzinfo) -> datetime | None:
     if value is None:
         return None
+    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+        raise InputError(f"{value}: the year must be from {_FIRST_YEAR} to {_LAST_YEAR}")
     if not isinstance(value, datetime):
         value = datetime.combine(value, time(), zone)
     if value.tzinfo is None:
@@ -333,8 +337,8 @@ def _longest(store: Store) -> timedelta:
         return timedelta(milliseconds=connection.scalar(select(func.max(RunRow.duration_ms))) or 0)
 
 
-def _elapsed(moment: datetime) -> _ElapsedMs:
-    return _ElapsedMs(literal(moment, UtcDateTime), EpisodeRow.air_start)
+def _elapsed(moment: datetime) -> ElapsedMs:
+    return ElapsedMs(literal(moment, UtcDateTime), EpisodeRow.air_start)
 
 
 def _fetch(store: Store, query: Select[*tuple[Any, ...]]) -> DataFrame:
@@ -342,16 +346,16 @@ def _fetch(store: Store, query: Select[*tuple[Any, ...]]) -> DataFrame:
 
     with store.reading() as connection:
         result = connection.execute(query)
-        return DataFrame.from_records(result.all(), columns=list(result.keys()))
+        frame = DataFrame.from_records(result.all(), columns=list(result.keys()))
+    return frame.astype({name: kind for name, kind in _TYPES.items() if name in frame})
 
 
 def _with_times(frame: DataFrame, filters: SpanFilters) -> DataFrame:
     on_air = _moments(frame["air_start"], filters.get("tz") or local_zone())
     for end, milliseconds in (("start", frame["start_ms"]), ("end", frame["end_ms"])):
-        frame[f"{end}_timecode"] = milliseconds.map(format_timecode)
+        frame[f"{end}_timecode"] = milliseconds.map(format_timecode).astype("string")
         frame[f"{end}_s"] = milliseconds / 1000
         frame[f"air_{end}"] = on_air + _milliseconds(milliseconds)
-    frame["music_to_speech_db"] = frame["music_to_speech_db"].astype("float64")
     return frame
 
 

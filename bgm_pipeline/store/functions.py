@@ -1,0 +1,27 @@
+"""SQL functions that SQLite and PostgreSQL spell differently."""
+
+from typing import Any
+
+from sqlalchemy import BigInteger
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+
+class ElapsedMs(GenericFunction[int]):
+    """Milliseconds from the second moment to the first."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "elapsed_ms"
+
+
+@compiles(ElapsedMs, "sqlite")
+def _elapsed_sqlite(element: ElapsedMs, compiler: Any, **options: Any) -> str:
+    later, earlier = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"CAST(round((julianday({later}) - julianday({earlier})) * 86400000) AS INTEGER)"
+
+
+@compiles(ElapsedMs, "postgresql")
+def _elapsed_postgresql(element: ElapsedMs, compiler: Any, **options: Any) -> str:
+    later, earlier = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"(extract(epoch from {later} - {earlier}) * 1000)"
