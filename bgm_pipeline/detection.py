@@ -88,18 +88,32 @@ class Detector:
 
         Where the mixture is silent, in gaps above all, the score is 0.
         """
+        features, sounding = self.segment_features(chunk, music)
+        scores = np.zeros(len(sounding), np.float32)
+        scores[sounding] = self.calibration.scores(features[sounding])
+        return scores
+
+    def segment_features(self, chunk: Chunk, music: Samples) -> tuple[Samples, NDArray[np.bool_]]:
+        """`FEATURES` of a chunk's segment, ``(score, feature)``, and where the mixture sounds, ``(score,)``.
+
+        Where all is silent the network is not asked, and all features are 0.
+        """
         hops = slice(chunk.context // SCORE_HOP_SAMPLES, None)
         count = -(-(chunk.end_samples - chunk.start_samples) // SCORE_HOP_SAMPLES)
-        power = hop_powers(chunk.samples)[hops][:count]
-        if power.max(initial=0.0) < self.silence:
-            return np.zeros(count, np.float32)
-        scores = self.calibration.scores(self.features(chunk.samples, music)[hops][:count])
-        return np.where(power < self.silence, np.float32(0), scores)
+        sounding = hop_powers(chunk.samples)[hops][:count] >= self.silence
+        if not sounding.any():
+            return np.zeros((count, len(FEATURES)), np.float32), sounding
+        return self.features(chunk.samples, music)[hops][:count], sounding
 
     @torch.inference_mode()
     def features(self, mixture: Samples, music: Samples) -> Samples:
-        """`FEATURES` of a mixture and its music estimate, both ``(sample,)``, as ``(score, feature)``."""
-        both = torch.from_numpy(np.stack([mixture, music]))[:, None].to(self.device)
+        """`FEATURES` of a mixture and its music estimate, both ``(sample,)``, as ``(score, feature)``.
+
+        A score is given for every begun 100 ms.
+        """
+        short = -len(mixture) % SCORE_HOP_SAMPLES
+        padded = np.pad(np.stack([mixture, music]), ((0, 0), (0, short)))
+        both = torch.from_numpy(padded)[:, None].to(self.device)
         logits = self.module(both * normalising_gain(both[:1])).cpu().numpy()
         hops = logits.shape[1]
         around = np.ones(_LEVEL_HOPS) / _LEVEL_HOPS
