@@ -17,6 +17,7 @@ from bgm_pipeline.errors import MediaError
 from bgm_pipeline.media import downmix
 from bgm_pipeline.media.ffmpeg import CHANNELS, INPUT_OPTIONS, Decoder, input_url, shown
 from bgm_pipeline.media.timeline import Stereo, Timeline
+from bgm_pipeline.media.truncation import cut_short
 from bgm_pipeline.settings import MediaSettings
 from bgm_pipeline.timebase import (
     SAMPLE_RATE,
@@ -31,6 +32,7 @@ from bgm_pipeline.types import AudioSelection, AudioStream, Block, Damage, Extra
 _NAMED_LAYOUT = re.compile(r"mono|stereo|downmix|quad.*|\d\.\d.*|hexagonal|octagonal")
 _STATES_ITS_DURATION = frozenset({"mov", "matroska", "mxf", "gxf", "avi", "wav", "w64", "flac", "asf", "flv"})
 _SHORT_S = 1.0
+_PLACEHOLDER = "the input"
 
 
 class AudioReader:
@@ -110,10 +112,20 @@ class AudioReader:
         if size_bytes != info.size_bytes:
             change = f"from {info.size_bytes} to {size_bytes} bytes"
             yield Damage(f"the file changed {change} while it was read: still growing?", 1)
-        stated = info.duration_s if _STATES_ITS_DURATION.intersection(info.container.split(",")) else None
+        elif reason := cut_short(info.path, info.container, size_bytes):
+            yield Damage(reason, 1)
+        stated = self._stated_end_s()
         if stated is not None and not timeline.clock_changed and stated - samples_to_s(end) > _SHORT_S:
             ends, states = format_timecode(samples_to_ms(end)), format_timecode(s_to_ms(stated))
-            yield Damage(f"the audio ends at {ends}, but the file says that it lasts {states}: cut short?", 1)
+            yield Damage(f"the audio ends at {ends}, but the file says at {states}: cut short?", 1)
+
+    def _stated_end_s(self) -> float | None:
+        info = self._info
+        if not _STATES_ITS_DURATION.intersection(info.container.split(",")):
+            return None
+        chosen = [stream for stream in info.audio_streams if stream.index in self._selection.streams]
+        ends_s = [stream.start_s + stream.duration_s for stream in chosen if stream.duration_s is not None]
+        return max(ends_s, default=info.duration_s)
 
 
 def open_audio(info: MediaInfo, selection: AudioSelection, settings: MediaSettings) -> AudioReader:
@@ -129,7 +141,7 @@ def command(info: MediaInfo, selection: AudioSelection) -> list[str]:
     by_index = {stream.index: stream for stream in info.audio_streams}
     # `join` and `amix` take their times from their first input, so that must be the one that starts first.
     streams = sorted((by_index[index] for index in selection.streams), key=lambda stream: stream.start_s)
-    source = ffmpeg.input(input_url(info.path), copyts=None, **INPUT_OPTIONS)
+    source = ffmpeg.input(_PLACEHOLDER, copyts=None, **INPUT_OPTIONS)
     audio = _single(source, streams[0]) if len(streams) == 1 else _joined(source, streams)
     audio = (
         audio.filter(
@@ -148,7 +160,8 @@ def command(info: MediaInfo, selection: AudioSelection) -> list[str]:
     output = ffmpeg.output(audio, "pipe:1", format="f32le", acodec="pcm_f32le", ac=CHANNELS, max_error_rate=1)
     quiet = ("-hide_banner", "-nostdin", "-loglevel", "repeat+level+info", "-stats", "-stats_period", "1")
     arguments: list[str] = output.global_args(*quiet).compile()
-    return arguments
+    # ffmpeg-python takes no name whose bytes are not UTF-8.
+    return [input_url(info.path) if argument == _PLACEHOLDER else argument for argument in arguments]
 
 
 def _single(source: Any, stream: AudioStream) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from bgm_pipeline.errors import InputError, MediaError
 from bgm_pipeline.media.ffmpeg import INPUT_OPTIONS, input_url, shown, start
+from bgm_pipeline.timebase import ms_to_s, parse_timecode
 from bgm_pipeline.types import AudioSelection, AudioStream, MediaInfo, Programme
 
 PROBE_TIMEOUT_S = 60.0
@@ -27,6 +28,7 @@ _SPECIAL_ROLES = frozenset(
 )
 _SPECIAL_LANGUAGES = frozenset({"nar", "qad"})
 """What British, Nordic and French broadcasters write instead of a language for audio description."""
+_MATROSKA_DURATION = re.compile(r"(\d+:\d\d:\d\d\.\d+)")
 _SPECIAL_TITLE = re.compile(
     r"commentary|audio.?descri|described|hearing.?impaired|visual.?impaired|clean.?effects", re.I
 )
@@ -98,6 +100,8 @@ def select_audio(info: MediaInfo, wanted: Sequence[int] | None = None, join: boo
     if not usable:
         kind = "no audio that ffmpeg can decode" if info.audio_streams else "no audio stream"
         raise MediaError(f"{shown(info.path)}: {kind} in this file; give a recording that has sound")
+    if wanted and join:
+        raise InputError(f"{shown(info.path)}: either choose streams or join all mono tracks, not both")
     if wanted:
         return _asked_for(info, usable, list(dict.fromkeys(wanted)))
     ranked = sorted(usable, key=_rank)
@@ -232,9 +236,18 @@ def _audio_stream(stream: dict[str, Any], zero_s: float, programmes: Iterable[Pr
         is_default=_disposed(stream, "default"),
         roles=tuple(role for role, on in stream.get("disposition", {}).items() if on and role != "default"),
         start_s=0.0 if start_s is None else max(start_s - zero_s, 0.0),
-        duration_s=_number(stream.get("duration")),
+        duration_s=_duration_s(stream),
         programme=min((p.number for p in programmes if index in p.streams), default=None),
     )
+
+
+def _duration_s(stream: dict[str, Any]) -> float | None:
+    stated = _number(stream.get("duration"))
+    if stated is None and (tag := _MATROSKA_DURATION.fullmatch(str(stream.get("tags", {}).get("DURATION")))):
+        # Where the stream ends, not how long it is.
+        end_s = ms_to_s(parse_timecode(tag[1]))
+        stated = end_s - max(_number(stream.get("start_time")) or 0.0, 0.0)
+    return stated
 
 
 def _disposed(stream: dict[str, Any], role: str) -> bool:

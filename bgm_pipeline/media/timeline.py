@@ -1,13 +1,14 @@
 """From frames with time stamps to samples without hole or overlap on the presentation timeline.
 
 Time stamps are believed, but not blindly. A deviation counts once the frames after it agree with it for
-``CONFIRM_S``; a lone false stamp moves nothing. Then:
+``CONFIRM_S``, or once the clock leaps ahead again, as it does where one loss follows another; a lone false
+stamp moves nothing. Then:
 
 ===============================  ==================================================================
 the clock ...                    what is done
 ===============================  ==================================================================
 is off by < ``TOLERANCE_S``      nothing: rounding of time stamps
-jumps ahead, <= ``MAX_GAP_S``    silence fills the gap; from ``min_gap_s`` on it is recorded
+jumps ahead, <= ``MAX_GAP_S``    silence fills the gap; recorded, if shorter than ``min_gap_s`` as damage
 jumps back, <= ``MAX_OVERLAP_S`` what had been heard is dropped; recorded as damage
 jumps further                    the clock was set anew (a splice, an encoder's restart): the audio
                                  goes on where it was; recorded as damage
@@ -29,6 +30,10 @@ TOLERANCE_S = 0.004
 CONFIRM_S = 0.2
 """So much audio must agree with a new clock before it is believed."""
 
+LOSS_S = 0.015
+"""What is lost is at least a frame, and hardly a codec has shorter ones; so small a leap is jitter."""
+
+MAX_LOSS_S = 10.0
 MAX_GAP_S = 3600.0
 MAX_OVERLAP_S = 1.0
 
@@ -43,7 +48,7 @@ class Timeline:
 
     Args:
         zero_samples: the container's start on the container's clock, samples at 16 kHz.
-        min_gap_s: shorter holes are filled, but not recorded.
+        min_gap_s: shorter holes are filled and counted, but are no gaps.
     """
 
     def __init__(self, zero_samples: int, min_gap_s: float) -> None:
@@ -81,11 +86,15 @@ class Timeline:
                 if self._doubtful_samples >= s_to_samples(CONFIRM_S):
                     yield from self._believe()
                 return
-            self._damage["frames with a false time stamp"] += len(self._doubtful)
-            yield from self._settle()
-            if _close(pts, expected_old):
-                yield from self._append(samples)
-                return
+            leaps = self._doubtful_pts - self._offset - self._position, pts - expected_new
+            if all(s_to_samples(LOSS_S) <= leap <= s_to_samples(MAX_LOSS_S) for leap in leaps):
+                yield from self._believe()
+            else:
+                self._damage["frames with a false time stamp"] += len(self._doubtful)
+                yield from self._settle()
+                if _close(pts, expected_old):
+                    yield from self._append(samples)
+                    return
         if pts is None or _close(pts, self._position + self._offset):
             yield from self._append(samples)
         else:
@@ -143,6 +152,8 @@ class Timeline:
         if self._position - start >= self._min_gap:
             reason = "no audio in the file" if start else "the audio starts late"
             self.gaps.append(Gap(start, self._position, reason))
+        elif start and self._position > start:
+            self._damage["short holes, filled with silence"] += 1
         while (missing := self._position - self.written_samples) > 0:
             silence = np.zeros((min(missing, _SILENCE_SAMPLES), 2), np.float32)
             self.written_samples += len(silence)
