@@ -1,4 +1,4 @@
-"""How well music is found in programmes whose truth is known: by frames, by events, and in what is no music."""
+"""How well music is found in programmes whose truth is known: by frames and by events."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def by_frames(reference: Iterable[Span], estimated: Iterable[Span], duration_sam
 
 
 def by_events(reference: Sequence[Span], estimated: Sequence[Span]) -> Agreement:
-    """Agreement of events: starts at most 500 ms apart, ends at most 500 ms or half of the reference's length.
+    """Agreement of events: starts within 500 ms, ends within 500 ms or half of the reference's length.
 
     These are the event-based metrics of Mesaros et al. 2016 ("Metrics for polyphonic sound event
     detection"), with mir_eval's optimal matching: an event is a note whose pitch is always right.

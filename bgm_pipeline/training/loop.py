@@ -2,6 +2,7 @@
 
 import csv
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import AdamW
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Subset
 
 from bgm_pipeline.errors import InputError, ModelError
@@ -127,9 +128,7 @@ class _Training:
             device,
         )
         self.module = network.build().to(device)
-        self.average = AveragedModel(
-            self.module, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
-        )
+        self.average = AveragedModel(self.module, avg_fn=self.averaged, use_buffers=True)
         self.objective = objective_for(network).to(device)
         self.optimiser = AdamW(
             self.module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
@@ -139,6 +138,11 @@ class _Training:
         self.weights_path = folder / f"{network.name}.safetensors"
         self.checkpoint_path = folder / "checkpoint.pt"
         self.log_path = folder / "losses.csv"
+
+    def averaged(self, average: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        """Moving average that forgets the random start: its decay rises from 0.1 to ``ema_decay``."""
+        decay = min(self.settings.ema_decay, (1 + int(count)) / (10 + int(count)))
+        return average + (new - average) * (1 - decay)
 
     def go(self, on_step: Callable[[Progress], None], should_stop: Callable[[], bool]) -> None:
         """Steps until the training is over or stopped; checkpoints and validates on the way."""
@@ -187,6 +191,7 @@ class _Training:
             num_workers=s.loader_processes,
             prefetch_factor=8 if s.loader_processes else None,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_stopping_to_the_parent,
         )
 
     def step(self, batch: dict[str, torch.Tensor]) -> float:
@@ -281,3 +286,10 @@ class _Training:
         self.amp.load_state_dict(held["amp"])
         self.progress = Progress(**held["progress"])
         self.progress.done = self.share()
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Ctrl-C and systemd signal the whole process group; a loader that dies first would end the training
+    before its checkpoint is written. Loaders end by themselves when their parent is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
