@@ -1,0 +1,243 @@
+"""``bgm episodes``, ``segments``, ``events``, ``labels``, ``stem``, ``store`` and ``db``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bgm_pipeline.exports import Format, LabelFormat
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from bgm_pipeline.store.repository import Store
+
+TABLE_ROWS = 500
+"""A table has so many rows at most, where no limit is given: more is not for reading."""
+
+_LARGEST = 2**31 - 1
+
+Channel = Annotated[str | None, typer.Option(help="only this channel; its exact name")]
+Title = Annotated[str | None, typer.Option(help="only titles that hold this text")]
+Since = Annotated[
+    str | None, typer.Option(help="on air at or after: 2026-03-31, 2026-03-31 20:15, 2026-03-31T20:15+09:00")
+]
+Until = Annotated[str | None, typer.Option(help="on air before; a date means the end of that day")]
+State = Annotated[str | None, typer.Option(help="of the newest run: new, running, done or failed")]
+Music = Annotated[bool | None, typer.Option("--music/--no-music", help="only with, or only without music")]
+Probability = Annotated[float | None, typer.Option(min=0, max=1, help="least probability of music")]
+MinLevel = Annotated[float | None, typer.Option(help="music at least so loud against the speech, dB")]
+MaxLevel = Annotated[float | None, typer.Option(help="music at most so loud against the speech, dB")]
+EpisodeOption = Annotated[
+    int | None, typer.Option("--episode", min=1, max=_LARGEST, help="only the episode with this number")
+]
+EpisodeArgument = Annotated[
+    int, typer.Argument(metavar="EPISODE", min=1, max=_LARGEST, help="its number; see `bgm episodes`")
+]
+Limit = Annotated[int | None, typer.Option(min=0, max=_LARGEST, help="so many rows at most")]
+FormatOption = Annotated[
+    Format | None,
+    typer.Option("--format", help="else as the name of -o ends, else a table", show_default=False),
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="write to this file")]
+
+store_app = typer.Typer(no_args_is_help=True, help="The stem store.")
+db_app = typer.Typer(no_args_is_help=True, help="The database.")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (episodes, segments, events, labels, stem):
+        app.command()(command)
+    app.add_typer(store_app, name="store")
+    app.add_typer(db_app, name="db")
+
+
+def episodes(
+    channel: Channel = None,
+    title: Title = None,
+    since: Since = None,
+    until: Until = None,
+    state: State = None,
+    music: Music = None,
+    episode: EpisodeOption = None,
+    limit: Limit = None,
+    format: FormatOption = None,
+    out: Out = None,
+) -> None:
+    """Lists the recordings, the newest first, with how much music is in them."""
+    from bgm_pipeline import query
+
+    filters = _whose(channel, title, since, until, state, music, episode)
+    _answer(query.episodes, filters, limit, format, out)
+
+
+def segments(
+    channel: Channel = None,
+    title: Title = None,
+    since: Since = None,
+    until: Until = None,
+    state: State = None,
+    music: Music = None,
+    min_probability: Probability = None,
+    min_level: MinLevel = None,
+    max_level: MaxLevel = None,
+    episode: EpisodeOption = None,
+    limit: Limit = None,
+    format: FormatOption = None,
+    out: Out = None,
+) -> None:
+    """Lists the 12 s segments, with and without music."""
+    from bgm_pipeline import query
+
+    filters = _whose(channel, title, since, until, state, music, episode)
+    filters |= _how_loud(min_probability, min_level, max_level)
+    _answer(query.segments, filters, limit, format, out)
+
+
+def events(
+    channel: Channel = None,
+    title: Title = None,
+    since: Since = None,
+    until: Until = None,
+    state: State = None,
+    music: Music = None,
+    min_probability: Probability = None,
+    min_level: MinLevel = None,
+    max_level: MaxLevel = None,
+    episode: EpisodeOption = None,
+    limit: Limit = None,
+    format: FormatOption = None,
+    out: Out = None,
+) -> None:
+    """Lists the spans of music, of any length."""
+    from bgm_pipeline import query
+
+    filters = _whose(channel, title, since, until, state, music, episode)
+    filters |= _how_loud(min_probability, min_level, max_level)
+    _answer(query.events, filters, limit, format, out)
+
+
+def labels(
+    episode: EpisodeArgument,
+    format: Annotated[LabelFormat, typer.Option(help="label track, or subtitles")] = "audacity",
+    out: Out = None,
+) -> None:
+    """Writes an episode's music events as labels for Audacity, or as subtitles for a player."""
+    from bgm_pipeline import exports
+
+    with _store() as store:
+        text = exports.labels(store, episode, format)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        exports.write_file(text.encode(), out)
+
+
+def stem(
+    episode: EpisodeArgument,
+    start: Annotated[str, typer.Argument(help="seconds (75.5) or timecode (00:01:15.500)")],
+    end: Annotated[str, typer.Argument(help="seconds or timecode")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="file to write: .flac or .wav")],
+) -> None:
+    """Cuts a span of an episode's separated music, across the borders of segments."""
+    from bgm_pipeline.store.span import stem_span
+    from bgm_pipeline.timebase import format_timecode, parse_timecode
+
+    with _store() as store:
+        span = stem_span(store, episode, parse_timecode(start), parse_timecode(end))
+        span.save(out)
+    for since_ms, until_ms in span.silent_ms:
+        silent = f"{format_timecode(since_ms)} to {format_timecode(until_ms)}"
+        typer.echo(f"bgm: no stem was kept from {silent}: silence there", err=True)
+
+
+@store_app.command()
+def check(
+    deep: Annotated[bool, typer.Option("--deep", help="also read every stem")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="first remove what belongs to no run")] = False,
+) -> None:
+    """Tells where the stem store and the database disagree; exit code 1 if they do."""
+    from bgm_pipeline.store.check import check_store, remove_leftovers
+
+    found = False
+    with _store() as store:
+        if remove:
+            for path in remove_leftovers(store):
+                typer.echo(f"removed {path}")
+        for problem in check_store(store, deep):
+            found = True
+            typer.echo(f"{problem.subject}: {problem.message}")
+    if found:
+        raise typer.Exit(1)
+    typer.echo("nothing wrong found", err=True)
+
+
+@db_app.command()
+def upgrade() -> None:
+    """Brings the database's tables to this version's state."""
+    from bgm_pipeline.settings import load_settings
+    from bgm_pipeline.store.session import upgrade_database
+
+    upgrade_database(load_settings())
+
+
+def _store() -> Store:
+    from bgm_pipeline.settings import load_settings
+    from bgm_pipeline.store.session import open_store
+
+    return open_store(load_settings())
+
+
+def _whose(
+    channel: str | None,
+    title: str | None,
+    since: str | None,
+    until: str | None,
+    state: str | None,
+    music: bool | None,
+    episode: int | None,
+) -> dict[str, Any]:
+    from bgm_pipeline.query import parse_moment
+
+    return {
+        "channel": channel,
+        "title": title,
+        "since": parse_moment(since) if since else None,
+        "until": parse_moment(until) if until else None,
+        "state": state,
+        "music": music,
+        "episode_id": episode,
+    }
+
+
+def _how_loud(
+    min_probability: float | None, min_level: float | None, max_level: float | None
+) -> dict[str, Any]:
+    return {
+        "min_probability": min_probability,
+        "min_music_to_speech_db": min_level,
+        "max_music_to_speech_db": max_level,
+    }
+
+
+def _answer(
+    ask: Callable[..., DataFrame],
+    filters: dict[str, Any],
+    limit: int | None,
+    form: Format | None,
+    out: Path | None,
+) -> None:
+    from bgm_pipeline import exports
+
+    form = exports.format_of(form, out)
+    readable = form == "table" and limit is None
+    with _store() as store:
+        frame = ask(store, **filters, limit=TABLE_ROWS + 1 if readable else limit)
+    if readable and len(frame) > TABLE_ROWS:
+        frame = frame.head(TABLE_ROWS)
+        typer.echo(f"bgm: only the first {TABLE_ROWS}; more with --limit, all with -o FILE.csv", err=True)
+    exports.write(frame, form, out)

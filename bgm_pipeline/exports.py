@@ -1,0 +1,219 @@
+"""Answers of `bgm_pipeline.query` as tables, CSV, JSON and Parquet, and events as labels.
+
+Nothing slow is imported here: the commands' help needs the names of the formats.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from bgm_pipeline.errors import InputError
+from bgm_pipeline.timebase import format_timecode, s_to_ms
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import Console
+
+    from bgm_pipeline.store.repository import Store
+
+Format = Literal["table", "csv", "json", "parquet"]
+LabelFormat = Literal["audacity", "webvtt"]
+
+
+def format_of(form: Format | None, out: Path | None) -> Format:
+    """The format that was asked for; else the one that the file's name ends in; else a table."""
+    by_name: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+    return form or (by_name.get(out.suffix.lower(), "table") if out else "table")
+
+
+def write(frame: DataFrame, form: Format, out: Path | None = None) -> None:
+    """Write an answer to a file, or to standard output.
+
+    Raises:
+        InputError: the file cannot be written, or the format is not for a terminal.
+    """
+    if out is not None:
+        write_file(render(frame, form), out)
+    elif form == "parquet" and sys.stdout.isatty():
+        raise InputError("parquet is not for a terminal; name a file: -o FILE.parquet")
+    elif form == "table":
+        from rich.console import Console  # noqa: PLC0415
+
+        is_terminal = sys.stdout.isatty()
+        _print(frame, Console(width=max(Console().width, _WIDTH)) if is_terminal else _unbroken(sys.stdout))
+    else:
+        sys.stdout.buffer.write(render(frame, form))
+        sys.stdout.flush()
+
+
+def write_file(content: bytes, out: Path) -> None:
+    """Write a file.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); name another file") from error
+
+
+def render(frame: DataFrame, form: Format) -> bytes:
+    """The bytes of an answer.
+
+    Moments are ISO 8601 with their offset. What is not known is empty in CSV and null in JSON, which is a
+    list of objects, one a line. Times inside a recording are numbers in seconds (`start_s`, `end_s`).
+    """
+    if form == "parquet":
+        return bytes(frame.to_parquet(index=False))
+    if form == "table":
+        text = io.StringIO()
+        _print(frame, _unbroken(text))
+        return text.getvalue().encode()
+    plain = _with_iso_moments(frame)
+    if form == "csv":
+        return plain.to_csv(index=False, lineterminator="\n").encode()
+    known = plain.astype(object).where(plain.notna(), None)
+    rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in known.to_dict("records"))
+    return ("[\n" + ",\n".join(rows) + "\n]\n").encode()
+
+
+def labels(store: Store, episode_id: int, form: LabelFormat) -> str:
+    """The events of an episode as an Audacity label track, or as WebVTT subtitles.
+
+    Raises:
+        InputError: there is no such episode, or it has no finished run.
+    """
+    from bgm_pipeline import query  # noqa: PLC0415
+
+    known = query.episodes(store, episode_id=episode_id)
+    if known.empty or known["run_id"].isna().all():
+        raise InputError(f"episode {episode_id} has no finished run; bgm episodes shows what there is")
+    spans = [
+        (row["start_s"], row["end_s"], _label(row["music_probability"], row["music_to_speech_db"]))
+        for row in query.events(store, episode_id=episode_id).to_dict("records")
+    ]
+    if form == "audacity":
+        return "".join(f"{start:.6f}\t{end:.6f}\t{label}\n" for start, end, label in spans)
+    cues = (f"\n{_timecode(start)} --> {_timecode(end)}\n{label}\n" for start, end, label in spans)
+    return "".join(("WEBVTT\n", *cues))
+
+
+def _label(music_probability: float, music_to_speech_db: float) -> str:
+    parts = ["music", _percent(music_probability), _db(music_to_speech_db)]
+    return " ".join(part for part in parts if part)
+
+
+def _with_iso_moments(frame: DataFrame) -> DataFrame:
+    moments = frame.select_dtypes("datetimetz").columns
+    return frame.assign(
+        **{name: frame[name].map(lambda moment: moment.isoformat(), na_action="ignore") for name in moments}
+    )
+
+
+# --- tables ----------------------------------------------------------------------------------------
+
+
+def _timecode(seconds: float) -> str:
+    return format_timecode(s_to_ms(seconds))
+
+
+def _whole_seconds(seconds: float) -> str:
+    return _timecode(seconds).partition(".")[0]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
+def _db(level_db: float) -> str:
+    return "" if level_db != level_db else f"{level_db:+.1f} dB"  # noqa: PLR0124 - not a number
+
+
+def _moment(moment: Any) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _printable(text: Any) -> str:
+    from bgm_pipeline.media.ffmpeg import shown  # noqa: PLC0415
+
+    return shown(text)
+
+
+_SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "episode_id": ("episode", str),
+    "channel": ("channel", _printable),
+    "title": ("title", _printable),
+    "air_start": ("on air", _moment),
+    "start_timecode": ("start", str),
+    "end_timecode": ("end", str),
+    "duration_s": ("length", _whole_seconds),
+    "music_s": ("music", _whole_seconds),
+    "music_share": ("share", _percent),
+    "has_music": ("music", lambda has_music: "yes" if has_music else "-"),
+    "music_probability": ("probability", _percent),
+    "music_to_speech_db": ("to speech", _db),
+    "state": ("state", str),
+    "reason": ("reason", _printable),
+    "model": ("model", _printable),
+    "path": ("file", lambda path: _printable(Path(path).name)),
+}
+"""Which columns a table shows, under which name, and how."""
+
+_WORDS = {"channel", "title", "reason", "model", "path"}
+"""What may be broken into lines where the terminal is narrow."""
+
+_SAID_ONCE = {"episode_id", "channel", "title", "model"}
+"""What goes into the line above the table where all rows have the same."""
+
+_WIDTH = 110
+"""A narrower terminal breaks the lines itself, where a narrower table would lose columns."""
+
+_NUMBERS = {"episode_id", "duration_s", "music_s", "music_share", "music_probability", "music_to_speech_db"}
+
+
+def _print(frame: DataFrame, console: Console) -> None:
+    """What people read of an answer; columns that nothing is known for are left out."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    said_once, columns = [], []
+    for name, (header, show) in _SHOWN.items():
+        if name not in frame:
+            continue
+        known = frame[name].notna() & (frame[name].astype(object) != "")
+        cells = zip(frame[name], known, strict=True)
+        values = [show(value) if is_known else "" for value, is_known in cells]
+        if name in _SAID_ONCE and known.any() and len(set(values)) == 1:
+            said_once.append(f"{header} {values[0]}")
+        elif known.any():
+            columns.append(map(Text, values))
+            is_word = name in _WORDS
+            table.add_column(
+                header,
+                justify="right" if name in _NUMBERS else "left",
+                no_wrap=not is_word,
+                overflow="fold" if is_word else "ellipsis",
+                min_width=len(header) if is_word else None,
+            )
+    for row in zip(*columns, strict=True):
+        table.add_row(*row)
+    if said_once:
+        console.print(Text(", ".join(said_once)))
+    if columns:
+        console.print(table)
+    console.print(f"{len(frame)} row{'' if len(frame) == 1 else 's'}", highlight=False)
+
+
+def _unbroken(file: TextIO) -> Console:
+    """For files and other programs, which need no line breaks."""
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(file=file, width=10_000, color_system=None)
