@@ -1,0 +1,64 @@
+# make demo    a demo broadcast is made, its music found, separated, stored and shown
+# make test    every test             make lint    ruff, mypy             make bench   the quick benchmarks
+# make lock    constraints.txt anew, from the newest versions that fit pyproject.toml
+#
+# Everything is installed into .venv, with the versions of constraints.txt. PyTorch's wheel on PyPI runs on
+# CPUs and on NVIDIA GPUs alike, so that a GPU needs no other install.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+# The package is built with what is locked, too: pip would build it with the newest hatchling instead.
+BUILD_TOOLS := hatchling editables
+EXTRAS := '.[dev,bench]'
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
+
+.PHONY: demo test lint bench lock ffmpeg clean
+
+demo: $(INSTALLED) ffmpeg
+	@# Package lists are missing from a fresh container; without root, bgm says what to do.
+	@apt-cache show asterisk-moh-opsound-wav >/dev/null 2>&1 || $(ROOT) apt-get -qq update >/dev/null 2>&1 || true
+	$(BIN)/bgm demo
+
+test: $(INSTALLED) ffmpeg
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ffmpeg
+	$(BIN)/python benchmarks/store_queries.py --rows 500000
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'bgm needs Python 3.11 or newer; name one: make PYTHON=python3.12' >&2; exit 1; }
+	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt $(BUILD_TOOLS)
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e $(EXTRAS)
+	@touch $@
+
+ffmpeg:
+	@has() { command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null; }; \
+	install() { $(ROOT) apt-get install -y --no-install-recommends ffmpeg; }; \
+	if ! has && command -v apt-get >/dev/null && $(ROOT) true 2>/dev/null; then \
+	  install || { $(ROOT) apt-get update && install; }; \
+	fi; \
+	has || { echo 'ffmpeg and ffprobe are missing and cannot be installed from here; install them' \
+	  '(apt install ffmpeg, dnf install ffmpeg, brew install ffmpeg, https://ffmpeg.org), then run make again' >&2; exit 1; }
+
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install -q $(BUILD_TOOLS)
+	build/lock/bin/python -m pip install -q --no-build-isolation $(EXTRAS)
+	{ echo '# Made by `make lock`. PyTorch is the same for CPU and GPU: its wheel on PyPI holds both, and the'; \
+	  echo '# nvidia-* wheels are its own dependencies on Linux. A machine with a GPU needs no extra.'; \
+	  build/lock/bin/python -m pip freeze --exclude bgm-pipeline; } > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+	rm -rf build/lock
+
+clean:
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache
