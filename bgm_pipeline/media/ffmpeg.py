@@ -44,9 +44,11 @@ _MAX_MESSAGE_LENGTH = 200
 
 _TIMES = re.compile(r"ashowinfo_\d+ @ .* pts:\s*(-?\d+|NOPTS) .* nb_samples:\s*(\d+) ")
 _COMPLAINT = re.compile(r"(?:\[(?P<source>[^]@]+) @ \w+] )?\[(?:warning|error|fatal|panic)] (?P<text>.*)")
-_PICTURE_DECODERS = re.compile(
-    r"h26[1-5]\S*|hevc|vvc|mpeg[124]\S*|dvvideo|dnxhd|prores|mjpeg|vc1|wmv\d|vp[89]|av1"
+_OF_NO_CONCERN = re.compile(
+    r"h26[1-5]\S*|hevc|vvc|mpeg[124]\S*|dvvideo|dnxhd|prores|mjpeg|vc1|wmv\d|vp[89]|av1|f32le"
 )
+"""Picture decoders; and the output, which starts its count again where the input changes its layout."""
+
 _HARMLESS = re.compile(
     r"Guessed Channel Layout|Estimating duration from bitrate|Could not find codec parameters"
     r"|Consider increasing the value|start time for stream \d+ is not set|Stream #\S+ not .*; skipping"
@@ -160,7 +162,7 @@ class Decoder:
         self._times.put(None)
 
     def _note(self, source: str | None, text: str) -> None:
-        if _HARMLESS.search(text) or (source and _PICTURE_DECODERS.fullmatch(source)):
+        if _HARMLESS.search(text) or (source and _OF_NO_CONCERN.fullmatch(source)):
             return
         text = shown(text.replace(f"{input_url(self._path)}: ", "").strip())
         self._last_message = text = (f"{source}: {text}" if source else text)[:_MAX_MESSAGE_LENGTH]

@@ -41,16 +41,27 @@ class Heard:
         span = self.samples[round(start_s * SAMPLE_RATE) : round(end_s * SAMPLE_RATE)]
         return float(np.sqrt(np.mean(span**2)))
 
+    def amplitudes(self, tones_hz: tuple[int, ...], start_s: float = 1, end_s: float = 5) -> list[float]:
+        """Amplitude of each tone between two moments, whole seconds apart."""
+        span = self.samples[round(start_s * SAMPLE_RATE) : round(end_s * SAMPLE_RATE)]
+        turns = np.arange(len(span)) / SAMPLE_RATE
+        return [float(2 * abs(np.mean(span * np.exp(-2j * np.pi * hz * turns)))) for hz in tones_hz]
+
+    @property
+    def gaps_s(self) -> list[tuple[float, float]]:
+        """Start and end of each gap, seconds."""
+        return [(gap.start_samples / SAMPLE_RATE, gap.end_samples / SAMPLE_RATE) for gap in self.report.gaps]
+
     @property
     def damage(self) -> str:
         """All that was complained of, as one text."""
         return "; ".join(damage.message for damage in self.report.damage)
 
 
-def read(path: Path, wanted: tuple[int, ...] | None = None, block_s: float = 2.0) -> Heard:
+def read(path: Path, wanted: tuple[int, ...] = (), join: bool = False, block_s: float = 2.0) -> Heard:
     """Probe, select, and read to the end; every block must follow the one before."""
     info = probe(path)
-    selection = select_audio(info, wanted)
+    selection = select_audio(info, wanted, join)
     blocks, position = [], 0
     with open_audio(info, selection, MediaSettings(block_s=block_s)) as reader:
         for block in reader:
@@ -61,6 +72,12 @@ def read(path: Path, wanted: tuple[int, ...] | None = None, block_s: float = 2.0
         report = reader.report
     assert report.duration_samples == position
     return Heard(info, selection, np.concatenate(blocks), report)
+
+
+def sines(layout: str, *tones_hz: int) -> tuple[str, ...]:
+    """Input of ffmpeg: 6 s, a tone of amplitude 0.1 on each channel."""
+    channels = "|".join(f"0.1*sin(2*PI*{hz}*t)" for hz in tones_hz)
+    return "-f", "lavfi", "-i", f"aevalsrc='{channels}':c={layout}:s=48000:d=6"
 
 
 def ffmpeg(*arguments: object) -> None:
