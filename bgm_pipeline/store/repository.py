@@ -46,11 +46,12 @@ class Store:
 
     def close(self) -> None:
         """Close the connections; a run that was started here and not ended has failed."""
-        try:
-            for run_id in list(self._heartbeats):
+        for run_id in list(self._heartbeats):
+            try:
                 self.fail_run(run_id, "given up: the program ended before the run did")
-        finally:
-            self.engine.dispose()
+            except StoreError as error:
+                log.warning("%s", error)
+        self.engine.dispose()
 
     def __enter__(self) -> "Store":
         return self

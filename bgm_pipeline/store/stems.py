@@ -97,7 +97,7 @@ class StemStore:
         folder = self._run_folder(episode_id, run_id)
         try:
             shutil.rmtree(folder)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise StoreError(f"{folder}: cannot be removed: {error.strerror}") from error

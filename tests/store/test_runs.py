@@ -1,0 +1,220 @@
+"""Episodes and runs: registered, started, finished, failed, made again."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from bgm_pipeline import query
+from bgm_pipeline.errors import StoreError
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.lease import LEASE, is_alive, this_process
+from bgm_pipeline.store.orm import EpisodeRow, RunRow
+from bgm_pipeline.store.repository import EpisodeBusyError, Store
+from bgm_pipeline.store.session import open_store
+from bgm_pipeline.types import Episode
+from store.samples import (
+    ON_AIR,
+    add_episode,
+    add_run,
+    files,
+    identity,
+    keys,
+    make_result,
+    music,
+    rows,
+    sha256,
+)
+
+LEVELS = (-3.0, None, 2.0)
+
+
+def state(store: Store, episode_id: int) -> tuple[str, str]:
+    row = query.episodes(store, episode_id=episode_id).iloc[0]
+    return row["state"], row["reason"]
+
+
+def test_same_bytes_are_the_same_episode_wherever_they_lie(store: Store) -> None:
+    first = add_episode(store, "a.ts", channel="One", title="News", air_start=ON_AIR)
+    moved = Episode(Path("/archive/renamed.ts"), title="Evening News")
+    again = store.register_episode(moved, sha256("a.ts"), 1_000)
+    other = add_episode(store, "b.ts")
+
+    assert again == first != other
+    row = query.episodes(store, episode_id=first, tz=UTC).iloc[0]
+    assert row["path"] == "/archive/renamed.ts"
+    assert (row["channel"], row["title"], row["air_start"]) == ("One", "Evening News", ON_AIR)
+
+
+def test_a_moment_comes_back_as_it_was_whatever_its_zone(store: Store) -> None:
+    tokyo = datetime.fromisoformat("2026-03-31T05:15:00.250+09:00")
+    episode_id = add_episode(store, "a.ts", air_start=tokyo)
+    with store.reading() as connection:
+        kept = connection.scalar(select(EpisodeRow.air_start).where(EpisodeRow.id == episode_id))
+    assert kept == tokyo
+
+
+def test_a_name_that_is_no_utf8_and_one_with_a_zero_can_be_kept(store: Store) -> None:
+    odd = Episode(Path("/in/\udcff.ts"), title="a\0b")
+    episode_id = store.register_episode(odd, sha256("odd"), 1)
+    row = query.episodes(store, episode_id=episode_id).iloc[0]
+    assert (row["path"], row["title"]) == ("/in/\\xff.ts", "a\\0b")
+
+
+def test_a_finished_run_keeps_all_that_it_found(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    run_id = add_run(store, episode_id, identity("a.ts"), LEVELS, last_samples=40_000)
+
+    with store.reading() as connection:
+        run = connection.execute(select(RunRow)).one()
+    assert (run.id, run.state, run.is_current, run.reason) == (run_id, "done", True, "")
+    assert (run.model, run.model_sha256, run.source_sha256) == ("net", sha256("net"), sha256("a.ts"))
+    assert (run.settings_sha256, run.code_version) == (sha256("settings"), "0.1.0")
+    assert (run.duration_ms, run.music_ms, run.stem_count) == (26_500, 14_500, 2)
+    assert run.selection == {"streams": [1], "reason": "the only one"}
+    assert run.gaps == [{"reason": "missing packets", "start_ms": 0, "end_ms": 10}]
+    assert run.damage == [{"message": "invalid frame", "count": 2}]
+    assert run.stage_s == {"separate": 1.5}
+
+    found = query.segments(store)
+    assert found["start_s"].tolist() == [0, 12, 24]
+    assert found["end_s"].tolist() == [12, 24, 26.5]
+    assert found["has_music"].tolist() == [True, False, True]
+    assert found["gap_s"].tolist() == [0.01, 0, 0]
+    events = query.events(store)
+    assert list(zip(events["start_s"], events["end_s"], strict=True)) == [(0, 12), (24, 26.5)]
+    assert files(store) == keys(store)
+    assert len(keys(store)) == 2
+
+
+def test_a_programme_without_music_has_rows_and_no_files(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    run_id = add_run(store, episode_id, identity("a.ts"), (None, None))
+    assert len(query.segments(store)) == 2
+    assert len(query.events(store)) == 0
+    assert store.find_done_run(episode_id, identity("a.ts")) == run_id
+
+
+def test_nothing_of_a_run_is_seen_before_its_end(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    run_id = store.start_run(episode_id, identity("a.ts"))
+    store.stems.begin(episode_id, run_id).write(0, music(0))
+    assert state(store, episode_id) == ("running", "")
+    assert len(query.segments(store)) == 0
+    assert store.find_done_run(episode_id, identity("a.ts")) is None
+
+
+def test_the_same_run_again_gives_the_same_rows_not_more(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    first = add_run(store, episode_id, identity("a.ts"), LEVELS)
+    before = rows(store, episode_id)
+    second = add_run(store, episode_id, identity("a.ts"), LEVELS)
+
+    assert second != first
+    assert rows(store, episode_id) == before
+    assert len(query.segments(store)) == len(LEVELS)
+    with store.reading() as connection:
+        assert connection.scalars(select(RunRow.id)).all() == [second]
+    assert files(store) == keys(store)
+
+
+def test_another_model_takes_over_and_the_first_can_be_asked_for_again(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    old, new = identity("a.ts", "old"), identity("a.ts", "new")
+    old_run = add_run(store, episode_id, old, LEVELS)
+    add_run(store, episode_id, new, (1.0, 1.0, 1.0))
+    assert set(query.segments(store)["model"]) == {"new"}
+    assert len(query.segments(store)) == 3
+
+    assert store.find_done_run(episode_id, old) == old_run
+    assert query.segments(store)["model"].tolist() == ["old"] * 3
+    assert query.segments(store)["has_music"].tolist() == [True, False, True]
+    assert files(store) == keys(store)
+    assert len(keys(store)) == 5
+
+
+def test_results_whose_stem_was_lost_are_made_anew(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    run_id = add_run(store, episode_id, identity("a.ts"), LEVELS)
+    assert store.find_done_run(episode_id, identity("a.ts")) == run_id
+    store.stems.path(min(keys(store))).unlink()
+    assert store.find_done_run(episode_id, identity("a.ts")) is None
+
+
+def test_a_failed_run_leaves_earlier_results_and_no_files(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    add_run(store, episode_id, identity("a.ts", "old"), LEVELS)
+    before = rows(store, episode_id)
+    run_id = store.start_run(episode_id, identity("a.ts", "new"))
+    store.stems.begin(episode_id, run_id).write(0, music(0))
+    store.fail_run(run_id, "/in/a.ts: no audio stream")
+
+    assert state(store, episode_id) == ("failed", "/in/a.ts: no audio stream")
+    assert rows(store, episode_id) == before
+    assert files(store) == keys(store)
+    assert store.find_done_run(episode_id, identity("a.ts", "new")) is None
+
+
+def test_an_episode_at_work_is_busy_for_everyone_else(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    run_id = store.start_run(episode_id, identity("a.ts"))
+    with pytest.raises(EpisodeBusyError, match=rf"episode {episode_id} is being processed \(run {run_id}"):
+        store.start_run(episode_id, identity("a.ts"))
+    store.fail_run(run_id, "stopped")
+    assert store.start_run(episode_id, identity("a.ts")) > run_id
+
+
+def test_a_run_of_a_dead_process_is_taken_over(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    dead = store.start_run(episode_id, identity("a.ts"))
+    machine = this_process().rpartition(" ")[0]
+    with store.writing() as session:
+        session.execute(update(RunRow).values(owner=f"{machine} 4194303"))  # above any process number
+
+    run_id = add_run(store, episode_id, identity("a.ts"), LEVELS)
+    with store.reading() as connection:
+        found = {run.id: run.state for run in connection.execute(select(RunRow.id, RunRow.state))}
+    assert found == {dead: "failed", run_id: "done"}
+    with pytest.raises(StoreError, match=f"run {dead} is not in progress"):
+        store.finish_run(dead, make_result(store.stems.begin(episode_id, dead), LEVELS))
+    assert files(store) == keys(store)
+
+
+def test_signs_of_life() -> None:
+    now = datetime.now(UTC)
+    machine, _, number = this_process().rpartition(" ")
+    assert is_alive(f"{machine} {number}", now, now)
+    assert not is_alive(f"{machine} 4194303", now, now), "nobody here has that number"
+    assert is_alive("elsewhere pid:[1] 4194303", now, now), "nobody here can know"
+    assert not is_alive("elsewhere pid:[1] 1", now - LEASE - timedelta(seconds=1), now)
+
+
+def test_a_program_that_ends_gives_its_runs_up(store_settings: Settings, store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    with open_store(store_settings) as other:
+        run_id = other.start_run(episode_id, identity("a.ts"))
+        other.stems.begin(episode_id, run_id).write(0, music(0))
+    assert state(store, episode_id) == ("failed", "given up: the program ended before the run did")
+    assert files(store) == set()
+
+
+def test_a_run_of_no_episode_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match="there is no episode 77"):
+        store.start_run(77, identity("a.ts"))
+
+
+def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts")
+    run_id = store.start_run(episode_id, identity("a.ts"))
+    writer = store.stems.begin(episode_id, run_id)
+    result = make_result(writer, LEVELS)
+    twice = type(result)(
+        **{name: getattr(result, name) for name in result.__slots__} | {"segments": result.segments * 2}
+    )
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        store.finish_run(run_id, twice)
+    assert state(store, episode_id)[0] == "running"
+    assert len(query.segments(store)) == 0
+    store.finish_run(run_id, result)
+    assert len(query.segments(store)) == 3
