@@ -141,7 +141,8 @@ def command(info: MediaInfo, selection: AudioSelection) -> list[str]:
     by_index = {stream.index: stream for stream in info.audio_streams}
     # `join` and `amix` take their times from their first input, so that must be the one that starts first.
     streams = sorted((by_index[index] for index in selection.streams), key=lambda stream: stream.start_s)
-    source = ffmpeg.input(_PLACEHOLDER, copyts=None, **INPUT_OPTIONS)
+    # By itself ffmpeg does not look at the check sums of FLAC, AC-3 and MPEG audio.
+    source = ffmpeg.input(_PLACEHOLDER, copyts=None, err_detect="crccheck", **INPUT_OPTIONS)
     audio = _single(source, streams[0]) if len(streams) == 1 else _joined(source, streams)
     audio = (
         audio.filter(

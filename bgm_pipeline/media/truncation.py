@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-_TS_PACKET_SIZES = (188, 192, 204)
+_TS_SYNC = 0x47
+_TS_SYNC_AT = ((0, 188), (4, 192), (0, 204))
+"""Where the first sync byte lies, and how far apart they are: plain, as on Blu-ray, with parity."""
+
 _RIFF_SIZE_UNKNOWN = (0, 0xFFFF_FFFF)
 
 
@@ -14,18 +17,20 @@ def cut_short(path: Path, container: str, size_bytes: int) -> str | None:
         container: ffmpeg's name of its container.
         size_bytes: its size.
     """
-    if container == "mpegts" and all(size_bytes % packet for packet in _TS_PACKET_SIZES):
-        return "the file ends inside a packet: cut short?"
+    with path.open("rb") as file:
+        head = file.read(2048)
+    if container == "mpegts":
+        packet = next((size for at, size in _TS_SYNC_AT if set(head[at::size]) == {_TS_SYNC}), None)
+        if packet is not None and size_bytes % packet:
+            return "the file ends inside a packet: cut short?"
     if container in ("wav", "avi"):
-        stated = _riff_size_bytes(path)
+        stated = _riff_size_bytes(head)
         if stated is not None and stated > size_bytes:
             return f"the file has {size_bytes} bytes of the {stated} that it states: cut short?"
     return None
 
 
-def _riff_size_bytes(path: Path) -> int | None:
-    with path.open("rb") as file:
-        head = file.read(28)
+def _riff_size_bytes(head: bytes) -> int | None:
     size = int.from_bytes(head[4:8], "little")
     if head[:4] in (b"RF64", b"BW64") and head[12:16] == b"ds64":
         size = int.from_bytes(head[20:28], "little")
