@@ -56,6 +56,25 @@ class DetectionSettings(BaseModel):
         return self
 
 
+class InboxSettings(BaseModel):
+    """Where new broadcast files arrive, and what their names tell; see docs/nightly.md."""
+
+    folder: Path | None = Field(None, description="the folder that is looked through every night")
+    patterns: str = Field(
+        "{channel}/%Y-%m-%d/%H.%M {title}"
+        " | {channel}_%Y-%m-%d_%H-%M-%S_{title}"
+        " | {channel}_%Y-%m-%d_%H-%M_{title}"
+        " | {channel}-%Y%m%d-%H%M-{title}"
+        " | {channel}_%Y%m%d_%H%M%S_{title}"
+        " | {channel} %Y-%m-%d %H.%M {title}"
+        " | {channel}_%Y-%m-%d_%H-%M-%S",
+        description="how names are built, without suffix; the first that fits counts",
+    )
+    time_zone: str = Field("", description="of the times in names and tables (Europe/Paris); else local")
+    settle_s: float = Field(60.0, ge=0, description="a file that changed no longer ago still grows")
+    look_s: float = Field(2.0, ge=0, description="between two looks that must find a file the same")
+
+
 class Settings(BaseSettings):
     """All settings of the program."""
 
@@ -74,6 +93,7 @@ class Settings(BaseSettings):
     media: MediaSettings = MediaSettings()
     separation: SeparationSettings = SeparationSettings()
     detection: DetectionSettings = DetectionSettings()
+    inbox: InboxSettings = InboxSettings()
 
     @cached_property
     def resolved_database_url(self) -> str:
