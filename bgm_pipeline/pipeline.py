@@ -103,6 +103,24 @@ class Networks:
         self.detector = Detector(detection, calibration, self.separator.device, silence_db)
 
 
+def run_identity(
+    source_sha256: str,
+    networks: Networks,
+    settings: Settings,
+    audio_streams: Sequence[int] = (),
+    join_tracks: bool = False,
+) -> RunIdentity:
+    """What makes the results of `process_episode`, for a file with that hash and the same arguments."""
+    request = f"{settings.results_sha256()} {sorted(audio_streams)} {join_tracks}"
+    return RunIdentity(
+        source_sha256,
+        networks.name,
+        networks.sha256,
+        hashlib.sha256(request.encode()).hexdigest(),
+        version("bgm-pipeline"),
+    )
+
+
 def process_episode(
     episode: Episode,
     store: Store,
@@ -135,19 +153,16 @@ def process_episode(
     progress("read", 0, None)
     with timer.stage("read"):
         source_sha256 = sha256_of(path)
-    request = f"{settings.results_sha256()} {sorted(audio_streams)} {join_tracks}"
-    identity = RunIdentity(
-        source_sha256,
-        networks.name,
-        networks.sha256,
-        hashlib.sha256(request.encode()).hexdigest(),
-        version("bgm-pipeline"),
-    )
+    identity = run_identity(source_sha256, networks, settings, audio_streams, join_tracks)
     episode_id = store.register_episode(episode, source_sha256, size_bytes)
     if not force and (done := store.find_done_run(episode_id, identity)) is not None:
         return Processed(episode_id, done, is_new=False)
     run_id = store.start_run(episode_id, identity)
     try:
+        # An equal run of another process may have ended while this one waited to start.
+        if not force and (done := store.find_done_run(episode_id, identity)) is not None:
+            store.withdraw_run(run_id)
+            return Processed(episode_id, done, is_new=False)
         writer = store.stems.begin(episode_id, run_id)
         info = probe(path)
         selection = select_audio(info, audio_streams, join_tracks)

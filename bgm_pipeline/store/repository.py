@@ -219,6 +219,14 @@ class Store:
             self._release(run_id)
         self._sweep(episode_id)
 
+    def withdraw_run(self, run_id: int) -> None:
+        """End a run that turned out not to be needed, as if it had never been started."""
+        try:
+            with self.writing() as session:
+                session.delete(self._running(session, run_id))
+        finally:
+            self._release(run_id)
+
     def is_live(self, run_id: int, owner: str, heartbeat_at: datetime) -> bool:
         """Whether some process, this one included, is at work on a run in progress."""
         if owner == this_process():

@@ -1,0 +1,264 @@
+"""A night's work: every new file of an inbox is processed once, and a report says what became of each."""
+
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.cells import cell_len
+
+from bgm_pipeline import query
+from bgm_pipeline.errors import BgmError
+from bgm_pipeline.inbox import FoundFile, scan_inbox
+from bgm_pipeline.media.ffmpeg import shown
+from bgm_pipeline.pipeline import Networks, Processed, Progress, process_episode, run_identity
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.repository import EpisodeBusyError, Store
+from bgm_pipeline.timebase import format_timecode, s_to_ms
+
+log = logging.getLogger(__name__)
+
+Outcome = Literal["new", "known", "failed", "busy", "waiting", "due", "started"]
+"""New: processed tonight. Known: an earlier run has these results. Busy: another process is at work on it.
+Waiting: not whole yet, or over the limit. Due: would be processed. Started: handed to a worker."""
+
+Watch = Callable[[FoundFile], AbstractContextManager[Progress]]
+"""Gives each file something that is told how far it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class NightRow:
+    """What became of one file."""
+
+    file: str
+    """Its path below the inbox, with forward slashes."""
+    outcome: Outcome
+    reason: str = ""
+    """Why it failed, or was not taken; one line."""
+    episode_id: int | None = None
+    run_id: int | None = None
+    """The run that has the results."""
+    music_s: float | None = None
+    duration_s: float | None = None
+    seconds: float | None = None
+    """How long it took tonight."""
+
+
+@dataclass(frozen=True, slots=True)
+class NightPlan:
+    """What there is to do."""
+
+    due: tuple[FoundFile, ...]
+    rows: tuple[NightRow, ...]
+    """Files that nothing is to be done about."""
+    errors: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NightReport:
+    """What became of every media file of the inbox."""
+
+    rows: tuple[NightRow, ...]
+    errors: tuple[str, ...] = ()
+    """What could not be read in tables and folders."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether there is something that somebody has to see to."""
+        return bool(self.errors) or any(row.outcome == "failed" for row in self.rows)
+
+    @property
+    def summary(self) -> str:
+        """One line: how many files had which outcome, and how much music was found tonight."""
+        counts = Counter(row.outcome for row in self.rows)
+        parts = [f"{count} {outcome}" for outcome, count in sorted(counts.items())]
+        if counts["new"]:
+            music_s = sum(row.music_s or 0.0 for row in self.rows if row.outcome == "new")
+            parts.append(f"{_timecode(music_s)} of music found")
+        return ", ".join(parts) or "no media file in the inbox"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """The rows as plain values, for JSON."""
+        return [{**asdict(row), "file": shown(row.file)} for row in self.rows]
+
+    def to_text(self) -> str:
+        """The rows as a table, and the summary."""
+        head = ("outcome", "episode", "duration", "music", "took", "file", "reason")
+        lines = [head, *(_cells(row) for row in self.rows)]
+        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+        table = "".join(f"{_aligned(line, widths)}\n" for line in lines) if self.rows else ""
+        return f"{table}{self.summary}\n"
+
+
+def run_nightly(
+    inbox: Path,
+    store: Store,
+    networks: Networks,
+    settings: Settings,
+    *,
+    limit: int | None = None,
+    watch: Watch = lambda found: nullcontext(lambda stage, done_s, total_s: None),
+    tell: Callable[[NightRow], None] = lambda row: None,
+) -> NightReport:
+    """Process every file of an inbox that is whole and has no results yet, one after the other.
+
+    A file that fails stops no other, and is tried again the next night. A night that is broken off goes on
+    where it was when it is run again; two at once share the files.
+
+    Args:
+        limit: so many files at most; the others are left to the next night.
+        tell: is told every row as soon as it is known.
+
+    Raises:
+        InputError: there is no such folder, or a setting cannot be used.
+        StoreError: the database cannot be read.
+    """
+    plan = plan_night(inbox, store, networks, settings, limit=limit)
+    rows = list(plan.rows)
+    for row in rows:
+        tell(row)
+    for found in plan.due:
+        with watch(found) as progress:
+            row = process_found(found, store, networks, settings, progress)
+        rows.append(row)
+        tell(row)
+    return NightReport(tuple(rows), plan.errors, plan.notes)
+
+
+def plan_night(
+    inbox: Path, store: Store, networks: Networks, settings: Settings, *, limit: int | None = None
+) -> NightPlan:
+    """What there is to do in an inbox; nothing is done yet.
+
+    A file that lies where an earlier run found it, unchanged since, is not read again.
+
+    Raises:
+        InputError: there is no such folder, or a setting cannot be used.
+        StoreError: the database cannot be read.
+    """
+    scanned = scan_inbox(inbox, settings.inbox)
+    rows = [NightRow(file, "waiting", reason) for file, reason in scanned.waiting]
+    earlier = _episodes_by_path(store)
+    due: list[FoundFile] = []
+    for found in scanned.ready:
+        episodes = earlier[str(found.episode.path.absolute())]
+        known = _find_known(found, episodes, store, networks, settings)
+        if known is not None:
+            rows.append(known)
+        elif limit is None or len(due) < limit:
+            due.append(found)
+        else:
+            rows.append(NightRow(found.file, "waiting", "over the limit; the next night takes it"))
+    return NightPlan(tuple(due), tuple(rows), scanned.errors, scanned.notes)
+
+
+def process_found(
+    found: FoundFile, store: Store, networks: Networks, settings: Settings, progress: Progress
+) -> NightRow:
+    """Process one file, and say what became of it; whatever goes wrong with it is its row's reason."""
+    began = time.monotonic()
+    try:
+        done = process_episode(
+            found.episode,
+            store,
+            networks,
+            settings,
+            audio_streams=found.audio_streams,
+            progress=progress,
+        )
+        return done_row(found.file, done, store, _since(began))
+    except EpisodeBusyError as error:
+        return NightRow(found.file, "busy", str(error))
+    except BgmError as error:
+        return NightRow(found.file, "failed", str(error), seconds=_since(began))
+    except Exception as error:
+        # A fault of the program's own: it must not cost the other files their night.
+        log.exception("%s failed", shown(found.file))
+        reason = shown(f"{type(error).__name__}: {error}")
+        return NightRow(found.file, "failed", reason, seconds=_since(began))
+
+
+def done_row(file: str, done: Processed, store: Store, seconds: float) -> NightRow:
+    """The row of a file that was processed, or turned out to be known.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+    (episode,) = query.episodes(store, episode_id=done.episode_id).to_dict("records")
+    return _row(file, "new" if done.is_new else "known", episode, done.run_id, seconds)
+
+
+def _row(
+    file: str, outcome: Outcome, episode: dict[Any, Any], run_id: int, seconds: float | None = None
+) -> NightRow:
+    music_s, duration_s = (round(float(episode[name]), 3) for name in ("music_s", "duration_s"))
+    return NightRow(file, outcome, "", int(episode["episode_id"]), run_id, music_s, duration_s, seconds)
+
+
+def _episodes_by_path(store: Store) -> defaultdict[str, list[dict[Any, Any]]]:
+    by_path = defaultdict(list)
+    frame = query.episodes(store)
+    for episode in frame[frame["run_id"].notna()].to_dict("records"):
+        by_path[episode["path"]].append(episode)
+    return by_path
+
+
+def _find_known(
+    found: FoundFile,
+    episodes: Iterable[dict[Any, Any]],
+    store: Store,
+    networks: Networks,
+    settings: Settings,
+) -> NightRow | None:
+    """The row of a file whose results are there, as far as that can be said without reading the file."""
+    try:
+        status = found.episode.path.stat()
+    except OSError:
+        return None
+    changed_at = max(status.st_mtime, status.st_ctime)
+    for episode in episodes:
+        if episode["size_bytes"] != status.st_size or changed_at > episode["started_at"].timestamp():
+            continue
+        identity = run_identity(episode["source_sha256"], networks, settings, found.audio_streams)
+        run_id = store.find_done_run(episode["episode_id"], identity)
+        if run_id is not None and run_id == episode["run_id"] and not _tells_more(found, episode):
+            return _row(found.file, "known", episode, run_id)
+    return None
+
+
+def _tells_more(found: FoundFile, episode: dict[Any, Any]) -> bool:
+    told = found.episode
+    return any(
+        value and value != episode[name]
+        for name, value in (
+            ("channel", told.channel),
+            ("title", told.title),
+            ("air_start", told.air_start),
+        )
+    )
+
+
+def _cells(row: NightRow) -> tuple[str, ...]:
+    times = [_timecode(value) if value is not None else "" for value in (row.duration_s, row.music_s)]
+    took = "" if row.seconds is None else f"{row.seconds:.1f} s"
+    episode = "" if row.episode_id is None else str(row.episode_id)
+    return row.outcome, episode, *times, took, shown(row.file), row.reason
+
+
+def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:
+    padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
+    return "  ".join(padded).rstrip()
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 3)
+
+
+def _timecode(seconds: float) -> str:
+    return format_timecode(s_to_ms(seconds)).partition(".")[0]
