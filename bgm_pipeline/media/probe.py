@@ -54,6 +54,10 @@ def probe(path: Path) -> MediaInfo:
         if stream.get("codec_type") in ("audio", "video") and not _disposed(stream, "attached_pic")
     ]
     start_s, duration_s = _presentation_start(container, streams), _number(found["format"].get("duration"))
+    if len(found.get("programs", [])) > 1:
+        # ffprobe tells the longest programme's, from its own start.
+        ends_s = (_ends_s(stream) for stream in streams)
+        duration_s = max((round(end_s - start_s, 6) for end_s in ends_s if end_s is not None), default=None)
     programmes = tuple(
         Programme(
             number=int(programme.get("program_num", 0)),
@@ -235,7 +239,8 @@ def _audio_stream(stream: dict[str, Any], zero_s: float, programmes: Iterable[Pr
         title=_text(tags.get("title")),
         is_default=_disposed(stream, "default"),
         roles=tuple(role for role, on in stream.get("disposition", {}).items() if on and role != "default"),
-        start_s=0.0 if start_s is None else max(start_s - zero_s, 0.0),
+        # ffprobe tells microseconds; the rest would be noise of the subtraction.
+        start_s=0.0 if start_s is None else max(round(start_s - zero_s, 6), 0.0),
         duration_s=_duration_s(stream),
         programme=min((p.number for p in programmes if index in p.streams), default=None),
     )
@@ -246,8 +251,13 @@ def _duration_s(stream: dict[str, Any]) -> float | None:
     if stated is None and (tag := _MATROSKA_DURATION.fullmatch(str(stream.get("tags", {}).get("DURATION")))):
         # Where the stream ends, not how long it is.
         end_s = ms_to_s(parse_timecode(tag[1]))
-        stated = end_s - max(_number(stream.get("start_time")) or 0.0, 0.0)
+        stated = round(end_s - max(_number(stream.get("start_time")) or 0.0, 0.0), 6)
     return stated
+
+
+def _ends_s(stream: dict[str, Any]) -> float | None:
+    start_s, duration_s = _number(stream.get("start_time")), _number(stream.get("duration"))
+    return None if start_s is None or duration_s is None else start_s + duration_s
 
 
 def _disposed(stream: dict[str, Any], role: str) -> bool:

@@ -7,24 +7,48 @@ import pytest
 
 from .conftest import CLICKS_S, VIDEO, Heard, read
 
+PICTURE_H264 = ("video", "-c:v", "libx264", "-c:a")
+PICTURE_MPEG4 = ("video", "-c:v", "mpeg4", "-c:a")
 FORMATS = {
-    "mp2.ts": ("video", "-c:v", "libx264", "-c:a", "mp2", "-ac", 2),
-    "ac3.ts": ("video", "-c:v", "libx264", "-c:a", "ac3", "-ac", 2),
-    "eac3.ts": ("video", "-c:v", "libx264", "-c:a", "eac3", "-ac", 2),
-    "aac.ts": ("video", "-c:v", "libx264", "-c:a", "aac", "-ac", 2),
-    "aac.mp4": ("video", "-c:v", "libx264", "-c:a", "aac", "-ac", 2),
-    "aac.mov": ("video", "-c:v", "mpeg4", "-c:a", "aac", "-ac", 1),
+    "mp2.ts": (*PICTURE_H264, "mp2", "-ac", 2),
+    "ac3.ts": (*PICTURE_H264, "ac3", "-ac", 2),
+    "eac3.ts": (*PICTURE_H264, "eac3", "-ac", 2),
+    "aac.ts": (*PICTURE_H264, "aac", "-ac", 2),
+    "aac.mp4": (*PICTURE_H264, "aac", "-ac", 2),
+    "aac.mov": (*PICTURE_MPEG4, "aac", "-ac", 1),
     "aac.m4a": ("-c:a", "aac", "-ar", 44100, "-ac", 2),
-    "opus.mkv": ("video", "-c:v", "mpeg4", "-c:a", "libopus", "-ac", 2),
+    "opus.mkv": (*PICTURE_MPEG4, "libopus", "-ac", 2),
     "only_opus.mkv": ("-c:a", "libopus"),
-    "flac.mkv": ("video", "-c:v", "mpeg4", "-c:a", "flac", "-ac", 2),
-    "vorbis.mkv": ("video", "-c:v", "mpeg4", "-c:a", "libvorbis", "-ac", 2),
-    "pcm.avi": ("video", "-c:v", "mpeg4", "-c:a", "pcm_s16le", "-ac", 2),
+    "flac.mkv": (*PICTURE_MPEG4, "flac", "-ac", 2),
+    "vorbis.mkv": (*PICTURE_MPEG4, "libvorbis", "-ac", 2),
+    "pcm.avi": (*PICTURE_MPEG4, "pcm_s16le", "-ac", 2),
     "pcm.wav": ("-c:a", "pcm_s24le", "-ar", 44100),
     "bwf.wav": ("-c:a", "pcm_s24le", "-write_bext", 1, "-metadata", "time_reference=172800000"),
     "lossless.flac": ("-c:a", "flac", "-ar", 32000),
     "lame.mp3": ("-c:a", "libmp3lame", "-ar", 44100, "-ac", 2),
 }
+FACTS = {
+    "mp2.ts": ("mpegts", "mp2", 48000, "stereo"),
+    "ac3.ts": ("mpegts", "ac3", 48000, "stereo"),
+    "eac3.ts": ("mpegts", "eac3", 48000, "stereo"),
+    "aac.ts": ("mpegts", "aac", 48000, "stereo"),
+    "aac.mp4": ("mov,mp4,m4a,3gp,3g2,mj2", "aac", 48000, "stereo"),
+    "aac.mov": ("mov,mp4,m4a,3gp,3g2,mj2", "aac", 48000, "mono"),
+    "aac.m4a": ("mov,mp4,m4a,3gp,3g2,mj2", "aac", 44100, "stereo"),
+    "opus.mkv": ("matroska,webm", "opus", 48000, "stereo"),
+    "only_opus.mkv": ("matroska,webm", "opus", 48000, "mono"),
+    "flac.mkv": ("matroska,webm", "flac", 48000, "stereo"),
+    "vorbis.mkv": ("matroska,webm", "vorbis", 48000, "stereo"),
+    "pcm.avi": ("avi", "pcm_s16le", 48000, ""),
+    "pcm.wav": ("wav", "pcm_s24le", 44100, "mono"),
+    "bwf.wav": ("wav", "pcm_s24le", 48000, "mono"),
+    "lossless.flac": ("flac", "flac", 32000, "mono"),
+    "lame.mp3": ("mp3", "mp3", 44100, "stereo"),
+}
+"""Container, codec, rate in Hz and layout (empty where the container has no word for it)."""
+
+WITHOUT_DURATION = ("aac.ts", "pcm.avi")
+"""ffprobe tells no duration of these streams: so little AAC has but one time stamp, AVI states none of PCM."""
 
 
 @pytest.fixture(scope="module", params=FORMATS)
@@ -33,6 +57,20 @@ def heard(request: pytest.FixtureRequest, make: Callable[..., Path], clicks: Pat
     video = VIDEO if arguments[0] == "video" else ()
     coding = arguments[1:] if video else arguments
     return read(make(request.param, *video, "-i", clicks, *coding))
+
+
+def test_the_probe_tells_what_is_in_it(heard: Heard) -> None:
+    info, (stream,) = heard.info, heard.info.audio_streams
+    assert (info.container, stream.codec, stream.sample_rate, stream.layout) == FACTS[info.path.name]
+    assert info.duration_s == pytest.approx(6, abs=0.06)
+    assert stream.start_s == pytest.approx(0, abs=0.01)
+    if info.path.name in WITHOUT_DURATION:
+        assert stream.duration_s is None
+    else:
+        assert stream.duration_s == pytest.approx(6, abs=0.06)
+    assert info.has_video is ("video" in FORMATS[info.path.name])
+    assert info.size_bytes == info.path.stat().st_size
+    assert heard.selection.reason == "the only audio stream"
 
 
 def test_clicks_are_found_within_5_ms(heard: Heard) -> None:
