@@ -54,6 +54,7 @@ class Cell:
     end_s: float
     has_music: bool
     music_probability: float
+    music_to_speech_db: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,13 @@ def timeline_of(store: Store, episode_id: int, settings: Settings) -> Timeline:
         title=" · ".join(part for part in title if part),
         duration_s=ms_to_s(duration_ms),
         cells=[
-            Cell(row["start_s"], row["end_s"], row["has_music"], row["music_probability"])
+            Cell(
+                row["start_s"],
+                row["end_s"],
+                row["has_music"],
+                row["music_probability"],
+                _db(row["music_to_speech_db"]),
+            )
             for row in query.segments(store, episode_id=episode_id).to_dict("records")
         ],
         events=[
