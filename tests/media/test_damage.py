@@ -208,8 +208,8 @@ def test_odd_names_are_only_names(
     path = Path(os.fsdecode(name))
     monkeypatch.chdir(tmp_path)
     path.write_bytes(clicks.read_bytes())
-    for spelling in (path, tmp_path / path):
-        assert read(spelling).clicks_s == pytest.approx(CLICKS_S, abs=0.005)
+    assert probe(tmp_path / path).audio_streams
+    assert read(path).clicks_s == pytest.approx(CLICKS_S, abs=0.005)
     path.write_bytes(b"")
     assert "the file is empty" in _refusal(path)
 

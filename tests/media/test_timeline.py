@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgm_pipeline.media.downmix import WINDOW_SAMPLES, MonoMixer
@@ -27,6 +27,7 @@ def _play(timeline: Timeline, frames: list[tuple[int | None, np.ndarray]]) -> np
     return np.concatenate(pieces)[:, 0]
 
 
+@settings(max_examples=40)
 @given(
     lost=st.sets(st.integers(1, 199)),
     zero=st.integers(-(10**9), 10**9),
