@@ -82,7 +82,7 @@ def scan_inbox(folder: Path, settings: InboxSettings, sleep: Callable[[float], N
         episode = Episode(folder / name, told.channel, told.title, told.air_start)
         ready.append(FoundFile(name, episode, told.audio_streams))
     ready.sort(key=_air_order)
-    return Inbox(tuple(ready), tuple(waiting.items()), tuple(errors), tuple(notes))
+    return Inbox(tuple(ready), tuple(sorted(waiting.items())), tuple(errors), tuple(notes))
 
 
 def _file_names(folder: Path, errors: list[str]) -> Iterator[str]:

@@ -1,0 +1,433 @@
+"""Nights on real small files: what is done once, what fails, what waits, and what a broken night leaves."""
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import typer
+from pandas.testing import assert_frame_equal
+from typer.testing import CliRunner, Result
+
+from bgm_pipeline import cli_nightly, query
+from bgm_pipeline.errors import BgmError, InputError
+from bgm_pipeline.inbox import FoundFile
+from bgm_pipeline.models import registry
+from bgm_pipeline.nightly import NightReport, plan_night, run_nightly
+from bgm_pipeline.pipeline import Networks, Progress, process_episode
+from bgm_pipeline.settings import InboxSettings, Settings
+from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.session import open_store
+from bgm_pipeline.types import Episode, RunIdentity
+
+COMMAND = "import typer; from bgm_pipeline import cli_nightly as c; a = typer.Typer(); c.register(a); a()"
+AT_NIGHT = datetime(2026, 3, 31, 18, 15, tzinfo=UTC)
+
+opened: list[str] = []
+sys.addaudithook(lambda name, arguments: opened.append(str(arguments[0])) if name == "open" else None)
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a detector that takes all that sounds for music."""
+    network = registry.get("music_detector")
+    module = network.build()
+    module.logit.weight.data.zero_()
+    module.logit.bias.data.fill_(20.0)
+    path = tmp_path_factory.mktemp("weights") / "detector.safetensors"
+    registry.save(module, network, path, {})
+    return path
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, inbox: Path, detector: Path) -> Settings:
+    """Settings of an empty SQLite store; files of the inbox settle at once."""
+    return Settings(
+        data_dir=tmp_path / "data",
+        database_url="",
+        stem_store="",
+        model="passthrough",
+        detector=str(detector),
+        device="cpu",
+        threads=1,
+        inbox=InboxSettings(folder=inbox, settle_s=0, look_s=0, time_zone="Europe/Paris"),
+    )
+
+
+@pytest.fixture
+def store(config: Settings) -> Iterator[Store]:
+    with open_store(config) as opened_store:
+        yield opened_store
+
+
+@pytest.fixture(scope="session")
+def networks(detector: Path) -> Networks:
+    return Networks(Settings(model="passthrough", detector=str(detector), device="cpu", threads=1))
+
+
+@pytest.fixture
+def night(store: Store, networks: Networks, config: Settings, inbox: Path) -> Callable[[], NightReport]:
+    return lambda: run_nightly(inbox, store, networks, config)
+
+
+@pytest.fixture
+def environment(config: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same settings for the command."""
+    monkeypatch.chdir(tmp_path)
+    values = {"DATA_DIR": config.data_dir, "MODEL": config.model, "DETECTOR": config.detector}
+    values |= {"INBOX__SETTLE_S": 0, "INBOX__LOOK_S": 0, "INBOX__TIME_ZONE": "Europe/Paris"}
+    for name, value in (
+        values | {"DATABASE_URL": "", "STEM_STORE": "", "DEVICE": "cpu", "THREADS": 1}
+    ).items():
+        monkeypatch.setenv(f"BGM_{name}", str(value))
+
+
+@pytest.fixture
+def bgm(environment: None) -> Iterator[Callable[..., Result]]:
+    """Runs `bgm nightly`; whoever tests gets its own reaction to signals back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    app = typer.Typer()
+    cli_nightly.register(app)
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, list(map(str, arguments)))
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def record(path: Path, seconds: float = 3, seed: int = 0, start_s: float = 0) -> Path:
+    """A recording of noise that begins at `start_s`; silence before."""
+    samples = 0.1 * np.random.default_rng(seed).standard_normal(round(16_000 * seconds)).astype(np.float32)
+    samples[: round(16_000 * start_s)] = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wav = path.with_suffix(".wav")
+    soundfile.write(wav, samples, 16_000)
+    if path.suffix != ".wav":
+        command = ["ffmpeg", "-v", "error", "-y", "-i", wav, "-ar", "48000", "-c:a", "mp2", path]
+        subprocess.run(command, check=True, timeout=60)
+        wav.unlink()
+    return path
+
+
+def outcomes(report: NightReport) -> dict[str, str]:
+    return {row.file: row.outcome for row in report.rows}
+
+
+def test_new_files_become_rows_and_the_second_night_reads_none_of_them(
+    inbox: Path, store: Store, night: Callable[[], NightReport]
+) -> None:
+    record(inbox / "EINS_2026-03-31_20-15-00_Late_show.ts", 14, start_s=12.5)
+    record(inbox / "ZWEI/2026-03-31/21.00 News.wav", 3)
+    report = night()
+    assert [(row.outcome, row.reason) for row in report.rows] == [("new", ""), ("new", "")]
+    first, second = report.rows
+    assert first.duration_s == pytest.approx(14, abs=0.1)
+    assert first.music_s == pytest.approx(1.5, abs=0.2)
+    assert not report.has_failed
+    episodes = query.episodes(store).set_index("episode_id")
+    assert tuple(episodes.loc[first.episode_id, ["channel", "title", "state"]]) == (
+        "EINS",
+        "Late show",
+        "done",
+    )
+    assert episodes.loc[first.episode_id, "air_start"] == AT_NIGHT
+    assert tuple(episodes.loc[second.episode_id, ["channel", "title"]]) == ("ZWEI", "News")
+    assert len(query.segments(store, episode_id=first.episode_id)) == 2
+    assert all(store.stems.path(key).is_file() for key in keys_of(store))
+
+    opened.clear()
+    again = night()
+    assert [(row.outcome, row.run_id) for row in again.rows] == [
+        ("known", first.run_id),
+        ("known", second.run_id),
+    ]
+    assert again.rows[0].music_s == first.music_s
+    assert not [path for path in opened if path.startswith(str(inbox))]
+    assert not again.has_failed
+
+
+def keys_of(store: Store) -> list[str]:
+    return [str(path.relative_to(store.stems.root)) for path in store.stems.root.rglob("*.flac")]
+
+
+def test_a_night_gives_the_same_rows_as_each_file_alone(
+    inbox: Path, store: Store, networks: Networks, config: Settings, tmp_path: Path
+) -> None:
+    path = record(inbox / "K_2026-03-31_20-15-00_a.ts", 14, start_s=5)
+    run_nightly(inbox, store, networks, config)
+    alone = config.model_copy(update={"data_dir": tmp_path / "alone"})
+    alone = Settings(**alone.model_dump())
+    with open_store(alone) as other:
+        process_episode(Episode(path, "K", "a", AT_NIGHT), other, networks, alone)
+        for ask in (query.segments, query.events):
+            assert len(ask(other)) > 0
+            assert_frame_equal(ask(store), ask(other))
+        columns = ["channel", "title", "air_start", "duration_s", "music_s", "state", "source_sha256"]
+        assert_frame_equal(query.episodes(store)[columns], query.episodes(other)[columns])
+
+
+def test_a_bad_file_fails_with_its_reason_and_stops_no_other(
+    inbox: Path, store: Store, night: Callable[[], NightReport]
+) -> None:
+    bad = inbox / "A_2026-03-31_20-15-00_bad.ts"
+    bad.write_text("this is no transport stream\n" * 50)
+    (inbox / "B_2026-03-31_20-15-00_empty.ts").touch()
+    record(inbox / "C_2026-03-31_20-15-00_good.wav")
+    report = night()
+    rows = {row.file[0]: row for row in report.rows}
+    assert {name: row.outcome for name, row in rows.items()} == {"A": "failed", "B": "failed", "C": "new"}
+    assert str(bad) in rows["A"].reason and "\n" not in rows["A"].reason
+    assert report.has_failed
+    (failed,) = query.episodes(store, state="failed").to_dict("records")
+    assert failed["path"] == str(bad)
+    assert failed["reason"] == rows["A"].reason
+
+    record(bad)
+    assert outcomes(night())[bad.name] == "new"
+
+
+def test_a_fault_of_the_program_costs_one_file_alone(
+    inbox: Path, store: Store, networks: Networks, config: Settings
+) -> None:
+    record(inbox / "a.wav", seed=1)
+    record(inbox / "b.wav", seed=2)
+
+    def watch(found: FoundFile) -> AbstractContextManager[Progress]:
+        def broken(stage: str, done_s: float, total_s: float | None) -> None:
+            if found.file == "a.wav" and done_s:
+                raise ZeroDivisionError("a fault")
+
+        return nullcontext(broken)
+
+    first, second = run_nightly(inbox, store, networks, config, watch=watch).rows
+    assert (first.outcome, first.reason, second.outcome) == ("failed", "ZeroDivisionError: a fault", "new")
+    assert query.episodes(store, state="failed")["reason"].tolist() == [first.reason]
+    assert outcomes(run_nightly(inbox, store, networks, config)) == {"a.wav": "new", "b.wav": "known"}
+
+
+def test_a_growing_file_waits_and_is_taken_the_next_time(
+    inbox: Path, store: Store, networks: Networks, config: Settings
+) -> None:
+    path = record(inbox / "a.wav")
+    (inbox / "b.ts.part").write_text("x")
+    settings = config.model_copy(update={"inbox": config.inbox.model_copy(update={"settle_s": 60})})
+    report = run_nightly(inbox, store, networks, settings)
+    assert outcomes(report) == {"a.wav": "waiting", "b.ts.part": "waiting"}
+    assert "60 s ago" in report.rows[0].reason
+    assert not report.has_failed
+    assert query.episodes(store).empty
+    os.utime(path, (time.time() - 61,) * 2)
+    assert outcomes(run_nightly(inbox, store, networks, settings))["a.wav"] == "new"
+
+
+def test_other_settings_are_another_run(
+    inbox: Path, store: Store, networks: Networks, config: Settings, night: Callable[[], NightReport]
+) -> None:
+    record(inbox / "a.wav")
+    (first,) = night().rows
+    config.detection.min_duration_on_s = 2.0
+    (second,) = night().rows
+    assert (second.outcome, second.episode_id) == ("new", first.episode_id)
+    assert second.run_id != first.run_id
+    config.detection.min_duration_on_s = 0.5
+    (third,) = night().rows
+    assert (third.outcome, third.run_id) == ("known", first.run_id)
+
+
+def test_a_table_that_comes_later_tells_of_what_is_known(
+    inbox: Path, store: Store, night: Callable[[], NightReport]
+) -> None:
+    record(inbox / "a.wav")
+    night()
+    (inbox / "inbox.csv").write_text("file,channel,title,air_start\na.wav,ZDF,Nachrichten,2026-03-31 20:15\n")
+    (row,) = night().rows
+    assert row.outcome == "known"
+    (episode,) = query.episodes(store).to_dict("records")
+    assert (episode["channel"], episode["title"], episode["air_start"]) == ("ZDF", "Nachrichten", AT_NIGHT)
+    opened.clear()
+    assert outcomes(night()) == {"a.wav": "known"}
+    assert str(inbox / "a.wav") not in opened
+
+
+def test_a_bad_table_is_an_error_of_the_night_but_its_file_is_done(
+    inbox: Path, bgm: Callable[..., Result]
+) -> None:
+    record(inbox / "a.wav")
+    (inbox / "inbox.csv").write_text("file,air_start\na.wav,tomorrow\n")
+    result = bgm(inbox, "--format", "json")
+    assert result.exit_code == 1
+    assert [row["outcome"] for row in json.loads(result.stdout)] == ["new"]
+    assert f"{inbox / 'inbox.csv'} line 2: air_start 'tomorrow' is no time; write" in result.stderr
+
+
+def test_the_audio_stream_of_a_table_is_used(
+    inbox: Path, store: Store, night: Callable[[], NightReport]
+) -> None:
+    record(inbox / "a.wav")
+    (inbox / "a.csv").write_text("audio_stream\n7\n")
+    (row,) = night().rows
+    assert row.outcome == "failed"
+    assert "no audio stream 7" in row.reason
+    (inbox / "a.csv").write_text("audio_stream\n0\n")
+    assert [row.outcome for row in night().rows] == ["new"]
+
+
+def test_the_same_bytes_twice_are_processed_once(inbox: Path, night: Callable[[], NightReport]) -> None:
+    path = record(inbox / "a.wav")
+    (inbox / "b.wav").write_bytes(path.read_bytes())
+    first, second = night().rows
+    assert (first.outcome, second.outcome) == ("new", "known")
+    assert first.run_id == second.run_id
+    assert set(outcomes(night()).values()) == {"known"}
+
+
+def test_what_another_process_is_at_work_on_is_busy(
+    inbox: Path, store: Store, config: Settings, night: Callable[[], NightReport]
+) -> None:
+    record(inbox / "a.wav")
+    (row,) = night().rows
+    assert row.episode_id is not None
+    config.detection.onset = 0.9
+    with open_store(config) as other:
+        other.start_run(row.episode_id, RunIdentity("a", "b", "c", "d", "e"))
+        report = night()
+    assert [row.outcome for row in report.rows] == ["busy"]
+    assert "is being processed" in report.rows[0].reason
+    assert not report.has_failed
+    assert [row.outcome for row in night().rows] == ["new"]
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(inbox: Path, bgm: Callable[..., Result]) -> None:
+    record(inbox / "a.wav", seed=1)
+    assert bgm(inbox).exit_code == 0
+    record(inbox / "b.wav", seed=2)
+    (inbox / "c.ts.part").touch()
+    result = bgm(inbox, "--dry-run")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["waiting", "known", "due"]
+    assert "b.wav" in lines[3]
+    assert lines[-1] == "1 due, 1 known, 1 waiting"
+    assert bgm(inbox, "--dry-run").stdout == result.stdout
+
+
+def test_the_command_writes_a_table_or_json_and_its_exit_code_tells(
+    inbox: Path, bgm: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bgm(inbox).stdout == "no media file in the inbox\n"
+    record(inbox / "a b\n番.wav", seed=1)
+    record(inbox / "c.wav", seed=2)
+    monkeypatch.setenv("BGM_INBOX__FOLDER", str(inbox))
+    result = bgm("--limit", 1)
+    assert result.exit_code == 0
+    head, waiting, new, summary = result.stdout.splitlines()
+    assert waiting.split()[:2] == ["waiting", "c.wav"]
+    assert new.index("00:00:03") == head.index("duration")
+    assert "a b\\n番.wav" in new
+    assert summary == "1 new, 1 waiting, 00:00:03 of music found"
+    (inbox / "bad.mp4").write_text("bad")
+    out = tmp_path / "report.json"
+    result = bgm("--format", "json", "-o", out)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    rows = {row["file"]: row for row in json.loads(out.read_text())}
+    assert {name: row["outcome"] for name, row in rows.items()} == {
+        "a b\\n番.wav": "known",
+        "bad.mp4": "failed",
+        "c.wav": "new",
+    }
+    assert rows["c.wav"]["music_s"] == rows["c.wav"]["duration_s"] == 3.0
+    assert f"failed: {inbox / 'bad.mp4'}" in result.stderr
+
+
+def test_an_inbox_that_is_not_there_or_not_named_is_one_line(
+    bgm: Callable[..., Result], tmp_path: Path, store: Store, networks: Networks, config: Settings
+) -> None:
+    result = bgm(tmp_path / "nowhere")
+    assert isinstance(result.exception, InputError)
+    assert "nowhere: no such folder" in str(result.exception)
+    result = bgm()
+    assert isinstance(result.exception, BgmError)
+    assert "BGM_INBOX__FOLDER" in str(result.exception)
+    with pytest.raises(InputError):
+        plan_night(tmp_path / "nowhere", store, networks, config)
+
+
+def test_a_night_that_is_stopped_goes_on_where_it_was(
+    environment: None, inbox: Path, store: Store, night: Callable[[], NightReport]
+) -> None:
+    record(inbox / "a.wav", seed=1)
+    record(inbox / "b.wav", 120, seed=2)
+    command = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(inbox)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (states := Counter(query.episodes(store)["state"]))["running"] or not states["done"]:
+        assert time.monotonic() < deadline and command.poll() is None
+        time.sleep(0.02)
+    command.terminate()
+    _, stderr = command.communicate(timeout=30)
+    assert command.returncode == 128 + signal.SIGTERM
+    assert stderr.splitlines()[-1] == "bgm: stopped by SIGTERM; run it again to go on"
+    assert "Traceback" not in stderr
+    (failed,) = query.episodes(store, state="failed").to_dict("records")
+    assert failed["reason"] == "Stopped: stopped by SIGTERM"
+    assert len(keys_of(store)) == 1
+    assert outcomes(night()) == {"a.wav": "known", "b.wav": "new"}
+
+
+def test_two_nights_at_once_share_the_files(
+    environment: None, inbox: Path, store: Store, networks: Networks, config: Settings, tmp_path: Path
+) -> None:
+    for number in range(5):
+        record(inbox / f"{number}.wav", 6, seed=number)
+    out = tmp_path / "report.json"
+    arguments = [sys.executable, "-c", COMMAND, str(inbox), "--format", "json", "-o", str(out)]
+    command = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    while query.episodes(store).empty:
+        assert command.poll() is None
+        time.sleep(0.01)
+    here = outcomes(run_nightly(inbox, store, networks, config))
+    _, stderr = command.communicate(timeout=60)
+    assert command.returncode == 0, stderr
+    there = {row["file"]: row["outcome"] for row in json.loads(out.read_text())}
+    assert here.keys() == there.keys()
+    assert all((here[name] == "new") != (there[name] == "new") for name in here)
+    assert set(here.values()) | set(there.values()) <= {"new", "known", "busy"}
+    assert query.episodes(store)["state"].tolist() == ["done"] * 5
+
+
+def test_the_package_does_not_know_prefect_and_help_is_quick() -> None:
+    package = Path(cli_nightly.__file__).parent
+    imported: set[str] = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).partition(".")[0])
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+    assert "torch" in imported
+    assert "prefect" not in imported and "flows" not in imported
+    script = "import sys, bgm_pipeline.cli_nightly; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "pandas", "sqlalchemy", "prefect"} & set(loaded.split())
