@@ -90,7 +90,8 @@ class Timeline:
             if all(s_to_samples(LOSS_S) <= leap <= s_to_samples(MAX_LOSS_S) for leap in leaps):
                 yield from self._believe()
             else:
-                self._damage["frames with a false time stamp"] += len(self._doubtful)
+                if abs(leaps[0]) >= s_to_samples(LOSS_S):
+                    self._damage["frames with a false time stamp"] += len(self._doubtful)
                 yield from self._settle()
                 if _close(pts, expected_old):
                     yield from self._append(samples)
