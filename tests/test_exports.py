@@ -1,0 +1,180 @@
+"""Answers as people and programs take them away."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from store.samples import ON_AIR, add_episode, add_programme, identity
+
+from bgm_pipeline import exports, query
+from bgm_pipeline.errors import InputError
+from bgm_pipeline.exports import Format
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.session import open_store
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Iterator[Store]:
+    """Episode 1 with all that can be known, 2 with nothing known, 3 that never ran."""
+    store = open_store(Settings(data_dir=tmp_path, database_url="", stem_store=""))
+    add_programme(store, "1.ts", (-3.25, None, 2.0), 'One, "HD"', "[b]Nüws[/b]\n2", ON_AIR)
+    add_programme(store, "2.ts", (5.0,))
+    add_episode(store, "3.ts")
+    with store:
+        yield store
+
+
+def as_text(frame: pd.DataFrame, form: Format) -> str:
+    return exports.render(frame, form).decode()
+
+
+def test_json_is_a_list_of_objects_with_times_as_numbers(filled: Store) -> None:
+    found = json.loads(as_text(query.segments(filled, tz=UTC), "json"))
+    assert len(found) == 4
+    assert list(found[0]) == list(query.SEGMENT_COLUMNS)
+    assert found[1] | {"model": "net"} == {
+        "episode_id": 1,
+        "channel": 'One, "HD"',
+        "title": "[b]Nüws[/b]\n2",
+        "segment_index": 1,
+        "start_timecode": "00:00:12.000",
+        "end_timecode": "00:00:24.000",
+        "start_s": 12.0,
+        "end_s": 24.0,
+        "air_start": "2026-03-31T20:15:12+00:00",
+        "air_end": "2026-03-31T20:15:24+00:00",
+        "has_music": False,
+        "music_probability": 0.02,
+        "music_to_speech_db": None,
+        "mixture_db": -20.0,
+        "music_db": -120.0,
+        "gap_s": 0.0,
+        "run_id": 1,
+        "model": "net",
+    }
+    assert isinstance(found[1]["start_s"], float)
+    assert found[1]["has_music"] is False
+    assert found[3]["air_start"] is None
+    assert found[0]["music_to_speech_db"] == -3.25
+
+
+def test_json_of_an_episode_that_never_ran_is_null_where_nothing_is_known(filled: Store) -> None:
+    (found,) = json.loads(as_text(query.episodes(filled, episode_id=3), "json"))
+    unknown = {name for name, value in found.items() if value is None}
+    assert unknown == {
+        *("air_start", "air_end", "duration_s", "music_s", "music_share"),
+        *("run_id", "model", "started_at", "finished_at"),
+    }
+    (done,) = json.loads(as_text(query.episodes(filled, episode_id=1), "json"))
+    assert datetime.fromisoformat(done["finished_at"]).tzinfo is not None
+    assert done["run_id"] == 1 and isinstance(done["run_id"], int)
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_nothing_found_is_still_well_formed(filled: Store, form: Format) -> None:
+    nothing = as_text(query.events(filled, channel="none"), form)
+    if form == "json":
+        assert json.loads(nothing) == []
+    else:
+        assert nothing == ",".join(query.EVENT_COLUMNS) + "\n"
+
+
+def test_csv_is_read_back_as_it_was(filled: Store) -> None:
+    found = list(csv.DictReader(io.StringIO(as_text(query.segments(filled, tz=UTC), "csv"), newline="")))
+    assert len(found) == 4
+    assert (found[1]["channel"], found[1]["title"]) == ('One, "HD"', "[b]Nüws[/b]\n2")
+    assert (found[1]["start_s"], found[1]["end_timecode"]) == ("12.0", "00:00:24.000")
+    assert found[1]["air_start"] == "2026-03-31T20:15:12+00:00"
+    assert (found[1]["music_to_speech_db"], found[3]["air_start"]) == ("", "")
+    assert [row["has_music"] for row in found] == ["True", "False", "True", "True"]
+
+
+def test_parquet_is_read_back_with_its_types(filled: Store, tmp_path: Path) -> None:
+    path = tmp_path / "segments.parquet"
+    asked = query.segments(filled, tz=UTC)
+    exports.write(asked, "parquet", path)
+    found = pd.read_parquet(path)
+    pd.testing.assert_frame_equal(found, asked, check_dtype=False, check_freq=False)
+    assert found["air_start"].dtype == "datetime64[ms, UTC]"
+    assert found["has_music"].dtype == bool
+
+
+def test_a_table_shows_timecodes_percent_and_db(filled: Store) -> None:
+    lines = as_text(query.segments(filled, episode_id=1, tz=UTC), "table").splitlines()
+    assert lines[0] == 'episode 1, channel One, "HD", title [b]Nüws[/b]\\n2, model net'
+    cells = [line.split() for line in lines if ":" in line]
+    assert cells == [
+        ["2026-03-31", "20:15:00", "00:00:00.000", "00:00:12.000", "yes", "80", "%", "-3.2", "dB"],
+        ["2026-03-31", "20:15:12", "00:00:12.000", "00:00:24.000", "-", "2", "%"],
+        ["2026-03-31", "20:15:24", "00:00:24.000", "00:00:36.000", "yes", "99", "%", "+2.0", "dB"],
+    ]
+    assert lines[-1] == "3 rows"
+
+
+def test_a_table_of_episodes_says_what_became_of_them(filled: Store) -> None:
+    filled.fail_run(filled.start_run(3, identity("3.ts")), "/inbox/3.ts: no audio stream")
+    lines = as_text(query.episodes(filled, tz=UTC), "table").splitlines()
+    (first,) = (line for line in lines if "Nüws" in line)
+    assert first.split()[-8:] == ["20:15:00", "00:00:36", "00:00:24", "67", "%", "done", "net", "1.ts"]
+    (third,) = (line for line in lines if "3.ts" in line)
+    assert third.split() == ["3", "failed", "/inbox/3.ts:", "no", "audio", "stream", "3.ts"]
+
+
+def test_a_table_leaves_out_columns_that_nothing_is_known_for(filled: Store) -> None:
+    table = as_text(query.segments(filled, episode_id=2), "table")
+    assert "on air" not in table and "channel" not in table
+    assert as_text(query.segments(filled, channel="none"), "table") == "0 rows\n"
+
+
+@pytest.mark.parametrize(
+    ("form", "out", "expected"),
+    [
+        (None, None, "table"),
+        (None, Path("a.csv"), "csv"),
+        (None, Path("a.JSON"), "json"),
+        (None, Path("a.parquet"), "parquet"),
+        (None, Path("a.txt"), "table"),
+        ("json", Path("a.csv"), "json"),
+    ],
+)
+def test_the_format_is_the_one_asked_for_or_that_of_the_name(
+    form: Format | None, out: Path | None, expected: str
+) -> None:
+    assert exports.format_of(form, out) == expected
+
+
+def test_a_file_that_cannot_be_written_is_one_line(filled: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.csv: cannot be written \(No such file or directory\)"):
+        exports.write(query.events(filled), "csv", tmp_path / "no" / "a.csv")
+
+
+def test_audacity_labels_are_seconds_and_text_by_tabs(filled: Store) -> None:
+    assert exports.labels(filled, 1, "audacity") == (
+        "0.000000\t12.000000\tmusic 80 % -3.2 dB\n24.000000\t36.000000\tmusic 99 % +2.0 dB\n"
+    )
+
+
+def test_webvtt_has_a_cue_for_each_event(filled: Store) -> None:
+    assert exports.labels(filled, 1, "webvtt") == (
+        "WEBVTT\n\n"
+        "00:00:00.000 --> 00:00:12.000\nmusic 80 % -3.2 dB\n\n"
+        "00:00:24.000 --> 00:00:36.000\nmusic 99 % +2.0 dB\n"
+    )
+
+
+def test_labels_of_a_programme_without_music_are_empty_and_not_an_error(filled: Store) -> None:
+    silent = add_programme(filled, "4.ts", (None,))
+    assert exports.labels(filled, silent, "audacity") == ""
+    assert exports.labels(filled, silent, "webvtt") == "WEBVTT\n"
+
+
+@pytest.mark.parametrize("episode_id", [3, 99])
+def test_labels_need_a_finished_run(filled: Store, episode_id: int) -> None:
+    with pytest.raises(InputError, match=f"episode {episode_id} has no finished run"):
+        exports.labels(filled, episode_id, "audacity")
