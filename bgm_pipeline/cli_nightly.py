@@ -36,8 +36,9 @@ def nightly(
     import json
 
     from bgm_pipeline.errors import InputError
+    from bgm_pipeline.inbox import FoundFile
     from bgm_pipeline.media.ffmpeg import shown
-    from bgm_pipeline.nightly import NightReport, NightRow, plan_night, run_nightly
+    from bgm_pipeline.nightly import NightReport, NightRow, plan_night, process_found, run_nightly
     from bgm_pipeline.pipeline import Networks
     from bgm_pipeline.progress import programme_bar
     from bgm_pipeline.settings import load_settings
@@ -62,15 +63,12 @@ def nightly(
                 due = tuple(NightRow(found.file, "due") for found in plan.due)
                 report = NightReport(plan.rows + due, plan.errors, plan.notes)
             else:
-                report = run_nightly(
-                    folder,
-                    store,
-                    networks,
-                    settings,
-                    limit=limit,
-                    watch=lambda found: programme_bar(shown(found.file)),
-                    tell=tell,
-                )
+
+                def handle(found: FoundFile) -> NightRow:
+                    with programme_bar(shown(found.file)) as show:
+                        return process_found(found, store, networks, settings, show)
+
+                report = run_nightly(folder, store, networks, settings, limit=limit, handle=handle, tell=tell)
     except Stopped as stopped:
         typer.echo(f"bgm: {stopped}; run it again to go on", err=True)
         raise typer.Exit(128 + stopped.number) from None

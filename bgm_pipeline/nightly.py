@@ -4,8 +4,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +24,6 @@ log = logging.getLogger(__name__)
 Outcome = Literal["new", "known", "failed", "busy", "waiting", "due", "started"]
 """New: processed tonight. Known: an earlier run has these results. Busy: another process is at work on it.
 Waiting: not whole yet, or over the limit. Due: would be processed. Started: handed to a worker."""
-
-Watch = Callable[[FoundFile], AbstractContextManager[Progress]]
-"""Gives each file something that is told how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +99,7 @@ def run_nightly(
     settings: Settings,
     *,
     limit: int | None = None,
-    watch: Watch = lambda found: nullcontext(lambda stage, done_s, total_s: None),
+    handle: Callable[[FoundFile], NightRow] | None = None,
     tell: Callable[[NightRow], None] = lambda row: None,
 ) -> NightReport:
     """Process every file of an inbox that is whole and has no results yet, one after the other.
@@ -113,6 +109,7 @@ def run_nightly(
 
     Args:
         limit: so many files at most; the others are left to the next night.
+        handle: sees to one file; `process_found` if left out.
         tell: is told every row as soon as it is known.
 
     Raises:
@@ -124,10 +121,8 @@ def run_nightly(
     for row in rows:
         tell(row)
     for found in plan.due:
-        with watch(found) as progress:
-            row = process_found(found, store, networks, settings, progress)
-        rows.append(row)
-        tell(row)
+        rows.append(handle(found) if handle else process_found(found, store, networks, settings))
+        tell(rows[-1])
     return NightReport(tuple(rows), plan.errors, plan.notes)
 
 
@@ -159,46 +154,53 @@ def plan_night(
 
 
 def process_found(
-    found: FoundFile, store: Store, networks: Networks, settings: Settings, progress: Progress
+    found: FoundFile,
+    store: Store,
+    networks: Networks,
+    settings: Settings,
+    progress: Progress = lambda stage, done_s, total_s: None,
 ) -> NightRow:
     """Process one file, and say what became of it; whatever goes wrong with it is its row's reason."""
+
+    def work() -> NightRow:
+        streams = found.audio_streams
+        done = process_episode(
+            found.episode, store, networks, settings, audio_streams=streams, progress=progress
+        )
+        return done_row(found, done, store)
+
+    return guarded(found, work)
+
+
+def guarded(found: FoundFile, work: Callable[[], NightRow]) -> NightRow:
+    """The row that `work` gives, or one that says why it gives none; with the seconds that it took."""
     began = time.monotonic()
     try:
-        done = process_episode(
-            found.episode,
-            store,
-            networks,
-            settings,
-            audio_streams=found.audio_streams,
-            progress=progress,
-        )
-        return done_row(found.file, done, store, _since(began))
+        row = work()
     except EpisodeBusyError as error:
-        return NightRow(found.file, "busy", str(error))
+        row = NightRow(found.file, "busy", str(error))
     except BgmError as error:
-        return NightRow(found.file, "failed", str(error), seconds=_since(began))
+        row = NightRow(found.file, "failed", str(error))
     except Exception as error:
         # A fault of the program's own: it must not cost the other files their night.
         log.exception("%s failed", shown(found.file))
-        reason = shown(f"{type(error).__name__}: {error}")
-        return NightRow(found.file, "failed", reason, seconds=_since(began))
+        row = NightRow(found.file, "failed", shown(f"{type(error).__name__}: {error}"))
+    return replace(row, seconds=round(time.monotonic() - began, 3))
 
 
-def done_row(file: str, done: Processed, store: Store, seconds: float) -> NightRow:
+def done_row(found: FoundFile, done: Processed, store: Store) -> NightRow:
     """The row of a file that was processed, or turned out to be known.
 
     Raises:
         StoreError: the database cannot be read.
     """
     (episode,) = query.episodes(store, episode_id=done.episode_id).to_dict("records")
-    return _row(file, "new" if done.is_new else "known", episode, done.run_id, seconds)
+    return _row(found, "new" if done.is_new else "known", episode, done.run_id)
 
 
-def _row(
-    file: str, outcome: Outcome, episode: dict[Any, Any], run_id: int, seconds: float | None = None
-) -> NightRow:
+def _row(found: FoundFile, outcome: Outcome, episode: dict[Any, Any], run_id: int) -> NightRow:
     music_s, duration_s = (round(float(episode[name]), 3) for name in ("music_s", "duration_s"))
-    return NightRow(file, outcome, "", int(episode["episode_id"]), run_id, music_s, duration_s, seconds)
+    return NightRow(found.file, outcome, "", int(episode["episode_id"]), run_id, music_s, duration_s)
 
 
 def _episodes_by_path(store: Store) -> defaultdict[str, list[dict[Any, Any]]]:
@@ -228,7 +230,7 @@ def _find_known(
         identity = run_identity(episode["source_sha256"], networks, settings, found.audio_streams)
         run_id = store.find_done_run(episode["episode_id"], identity)
         if run_id is not None and run_id == episode["run_id"] and not _tells_more(found, episode):
-            return _row(found.file, "known", episode, run_id)
+            return _row(found, "known", episode, run_id)
     return None
 
 
@@ -254,10 +256,6 @@ def _cells(row: NightRow) -> tuple[str, ...]:
 def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:
     padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
     return "  ".join(padded).rstrip()
-
-
-def _since(began: float) -> float:
-    return round(time.monotonic() - began, 3)
 
 
 def _timecode(seconds: float) -> str:

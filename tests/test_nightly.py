@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,8 +23,8 @@ from bgm_pipeline import cli_nightly, query
 from bgm_pipeline.errors import BgmError, InputError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.models import registry
-from bgm_pipeline.nightly import NightReport, plan_night, run_nightly
-from bgm_pipeline.pipeline import Networks, Progress, process_episode
+from bgm_pipeline.nightly import NightReport, NightRow, plan_night, process_found, run_nightly
+from bgm_pipeline.pipeline import Networks, process_episode
 from bgm_pipeline.settings import InboxSettings, Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
@@ -94,9 +93,8 @@ def environment(config: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     values = {"DATA_DIR": config.data_dir, "MODEL": config.model, "DETECTOR": config.detector}
     values |= {"INBOX__SETTLE_S": 0, "INBOX__LOOK_S": 0, "INBOX__TIME_ZONE": "Europe/Paris"}
-    for name, value in (
-        values | {"DATABASE_URL": "", "STEM_STORE": "", "DEVICE": "cpu", "THREADS": 1}
-    ).items():
+    values |= {"DATABASE_URL": "", "STEM_STORE": "", "DEVICE": "cpu", "THREADS": 1}
+    for name, value in values.items():
         monkeypatch.setenv(f"BGM_{name}", str(value))
 
 
@@ -212,14 +210,15 @@ def test_a_fault_of_the_program_costs_one_file_alone(
     record(inbox / "a.wav", seed=1)
     record(inbox / "b.wav", seed=2)
 
-    def watch(found: FoundFile) -> AbstractContextManager[Progress]:
-        def broken(stage: str, done_s: float, total_s: float | None) -> None:
-            if found.file == "a.wav" and done_s:
-                raise ZeroDivisionError("a fault")
+    def broken(stage: str, done_s: float, total_s: float | None) -> None:
+        if done_s:
+            raise ZeroDivisionError("a fault")
 
-        return nullcontext(broken)
+    def handle(found: FoundFile) -> NightRow:
+        progress = {"progress": broken} if found.file == "a.wav" else {}
+        return process_found(found, store, networks, config, **progress)
 
-    first, second = run_nightly(inbox, store, networks, config, watch=watch).rows
+    first, second = run_nightly(inbox, store, networks, config, handle=handle).rows
     assert (first.outcome, first.reason, second.outcome) == ("failed", "ZeroDivisionError: a fault", "new")
     assert query.episodes(store, state="failed")["reason"].tolist() == [first.reason]
     assert outcomes(run_nightly(inbox, store, networks, config)) == {"a.wav": "new", "b.wav": "known"}
