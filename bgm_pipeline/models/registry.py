@@ -82,15 +82,12 @@ def load(name_or_path: str, task: Task = "separation") -> LoadedNetwork:
         ModelError: unknown, of another task, without weights, or weights that do not fit.
     """
     path = Path(name_or_path)
-    if path.suffix == ".safetensors":
-        metadata = _metadata(path)
-        network = get(metadata.get("network", ""))
-    else:
-        network = get(name_or_path)
-        path = WEIGHTS / f"{network.name}.safetensors"
-        metadata = _metadata(path) if network.needs_weights else {}
+    is_file = path.suffix == ".safetensors"
+    network = get(_metadata(path).get("network", "")) if is_file else get(name_or_path)
     if network.task != task:
         raise ModelError(f"{name_or_path} is a network for {network.task}, not for {task}")
+    path = path if is_file else WEIGHTS / f"{network.name}.safetensors"
+    metadata = _metadata(path) if network.needs_weights else {}
     module = network.build()
     if network.needs_weights:
         try:

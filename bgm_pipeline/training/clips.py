@@ -86,7 +86,7 @@ def decode(recording: Path) -> Samples:
     # Without rematrix_maxval ffmpeg adds the channels of float audio at 0.71 each: 3 dB too loud.
     command += ["-af", f"aresample={SAMPLE_RATE}:rematrix_maxval=1", "-ac", "1", "-f", "f32le", "-"]
     try:
-        done = subprocess.run(command, capture_output=True, check=True, timeout=_DECODE_TIMEOUT_S)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, check=True, timeout=_DECODE_TIMEOUT_S)
     except FileNotFoundError as error:
         raise InputError("ffmpeg is not installed; install it (Debian: apt-get install ffmpeg)") from error
     except subprocess.TimeoutExpired as error:

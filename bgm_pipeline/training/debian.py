@@ -176,7 +176,7 @@ def copyright_of(package: str, root: Path) -> tuple[str, str]:
 
 def _run(command: list[str], folder: Path, timeout_s: float, what: str) -> str:
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             command,
             cwd=folder,
             capture_output=True,

@@ -20,7 +20,7 @@ from bgm_pipeline.models import registry
 from bgm_pipeline.timebase import samples_to_s
 from bgm_pipeline.training.corpus import Corpus
 from bgm_pipeline.training.losses import objective_for
-from bgm_pipeline.training.mixing import MixingSettings, MixtureDataset
+from bgm_pipeline.training.mixing import MixtureDataset
 from bgm_pipeline.transforms import HOP_LENGTH
 
 VALIDATION_SEED = 2
@@ -183,7 +183,7 @@ class _Training:
         """Mixtures from the next unseen one on: a resumed training sees what it would have seen."""
         s = self.settings
         count = _STEPS_AN_EPOCH * s.batch_size
-        data = MixtureDataset(self.corpus, "train", s.crop_samples, count, s.seed, MixingSettings())
+        data = MixtureDataset(self.corpus, "train", s.crop_samples, count, s.seed, self.objective.mixing)
         unseen = Subset(data, range(self.progress.step * s.batch_size, count))
         return DataLoader(
             unseen,
@@ -224,7 +224,9 @@ class _Training:
         """Mean quality of the averaged weights over the validation crops (those of 3 s that hold music)."""
         s = self.settings
         length = 2 * s.crop_samples
-        data = MixtureDataset(self.corpus, "valid", length, s.validation_crops, VALIDATION_SEED)
+        data = MixtureDataset(
+            self.corpus, "valid", length, s.validation_crops, VALIDATION_SEED, self.objective.mixing
+        )
         self.average.eval()
         qualities = [
             self.objective.quality(self.average, {k: v.to(self.device) for k, v in batch.items()})

@@ -152,10 +152,11 @@ class Mixer:
         return equalise(out, rng) if rng.random() < self.settings.equalised else out
 
     def effects(self, length: int, rng: Generator) -> Samples:
-        """One to three sounds that are neither speech nor music, at random times and levels."""
+        """One to four sounds that are neither speech nor music, at random times, speeds and levels."""
         out = np.zeros(length, np.float32)
-        for _ in range(rng.integers(1, 4)):
-            sound = self.read(self.other[rng.integers(len(self.other))])[:length]
+        for _ in range(rng.integers(1, 5)):
+            sound = self.read(self.other[rng.integers(len(self.other))])
+            sound = at_speed(sound, float(rng.uniform(0.7, 1.4)))[:length]
             at = int(rng.integers(max(1, length - len(sound))))
             rms = active_rms(sound)
             if rms > 0:
@@ -166,6 +167,12 @@ class Mixer:
         """Samples of a recording of the corpus."""
         samples, _ = soundfile.read(self.folder / clip.path, length, start, dtype="float32")
         return samples
+
+
+def at_speed(samples: Samples, speed: float) -> Samples:
+    """Plays faster and higher, or slower and lower, as a tape does; few sounds become many."""
+    at = np.arange(0, len(samples) - 1, speed)
+    return np.interp(at, np.arange(len(samples)), samples).astype(np.float32)
 
 
 def fit(span: Samples, length: int, rng: Generator) -> Samples:

@@ -1,0 +1,95 @@
+"""Separation keeps levels and lengths, costs nothing in silence, and does not depend on how it is batched."""
+
+import numpy as np
+import pytest
+import torch
+
+from bgm_pipeline.errors import ModelError
+from bgm_pipeline.models import registry
+from bgm_pipeline.segments import Chunk, EstimatedChunk, cut_chunks, overlap_add
+from bgm_pipeline.separation import Separator, choose_device, decibel
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.timebase import SAMPLE_RATE
+from bgm_pipeline.types import Block, Samples
+
+CONTEXT = 1600
+
+
+class HalfMask(torch.nn.Module):
+    """A mask of 0.5 that counts how often it is asked, and for how much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def forward(self, magnitude: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(magnitude))
+        return torch.full_like(magnitude, 0.5)
+
+
+def separator(batch_size: int = 1) -> tuple[Separator, HalfMask]:
+    module = HalfMask()
+    network = registry.LoadedNetwork(registry.get("passthrough"), module, "0" * 64, {})
+    settings = Settings(device="cpu")
+    settings.separation.batch_size = batch_size
+    return Separator(network, settings), module
+
+
+def chunks_of(samples: Samples) -> list[Chunk]:
+    return list(cut_chunks([Block(0, samples)], CONTEXT))
+
+
+def noise(seconds: float, level: float = 0.1) -> Samples:
+    return (level * np.random.default_rng(1).standard_normal(round(seconds * SAMPLE_RATE))).astype(np.float32)
+
+
+@pytest.mark.parametrize("level", [1e-3, 0.1, 1.0])
+def test_the_level_is_that_of_the_input(level: float) -> None:
+    samples = noise(12, level)
+    [(chunk, music)] = separator()[0].separate(chunks_of(samples))
+    assert len(music) == len(chunk.samples)
+    assert np.allclose(music, 0.5 * chunk.samples, atol=1e-5 * level)
+
+
+def test_a_whole_programme_comes_back_without_seam_or_shift() -> None:
+    samples = noise(30.3)
+    estimates = (EstimatedChunk(*pair, samples[:0]) for pair in separator()[0].separate(chunks_of(samples)))
+    music = np.concatenate([segment.music for segment in overlap_add(estimates, 800)])
+    assert len(music) == len(samples)
+    assert np.allclose(music, 0.5 * samples, atol=1e-5)
+
+
+def test_silence_gives_silence_and_does_not_reach_the_network() -> None:
+    samples = np.concatenate([noise(12), np.zeros(4 * 12 * SAMPLE_RATE, np.float32), noise(12)])
+    made, network = separator()
+    estimates = [music for _, music in made.separate(chunks_of(samples))]
+    # Of the four silent segments, the first and the last see a neighbour's noise in their context.
+    assert len(network.batches) == 4
+    assert [bool(music.any()) for music in estimates] == [True, True, False, False, True, True]
+
+
+def test_batches_hold_as_many_chunks_as_asked_and_change_nothing() -> None:
+    samples = noise(12 * 5 + 3)
+    one, _ = separator(1)
+    three, network = separator(3)
+    alone = [music for _, music in one.separate(chunks_of(samples))]
+    together = [music for _, music in three.separate(chunks_of(samples))]
+    assert network.batches == [3, 2, 1]
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("samples", [1, 100, 513, 5000])
+def test_a_last_segment_of_any_length_is_separated(samples: int) -> None:
+    [(_chunk, music)] = separator()[0].separate(chunks_of(noise(1)[:samples]))
+    assert len(music) == samples + 2 * CONTEXT
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    assert choose_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ModelError, match="abacus"):
+        choose_device("abacus")
+
+
+def test_levels_are_dbfs() -> None:
+    assert decibel(np.full(100, 0.1, np.float32)) == pytest.approx(-20, abs=1e-3)
+    assert decibel(np.zeros(100, np.float32)) == -120
