@@ -1,0 +1,255 @@
+"""Asking from the command line."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from click.testing import Result
+from store.samples import ON_AIR, add_episode, add_programme, music
+from typer.testing import CliRunner
+
+from bgm_pipeline.cli import app
+from bgm_pipeline.errors import BgmError
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.session import open_store
+
+Bgm = Callable[..., Result]
+BGM = [sys.executable, "-c", "from bgm_pipeline.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A store with 1 news, 2 a quiz without music, 3 a drama of another channel, 4 that never ran."""
+    folder = tmp_path_factory.mktemp("data")
+    with open_store(Settings(data_dir=folder, database_url="", stem_store="")) as store:
+        add_programme(store, "1.ts", (-3.0, None, 2.0), "One", "Evening News", ON_AIR)
+        add_programme(store, "2.ts", (None,), "One", "Quiz", ON_AIR + timedelta(days=3))
+        add_programme(store, "3.ts", (-20.0, 0.0), "Two", "Drama", ON_AIR + timedelta(days=5))
+        add_episode(store, "4.ts", "Two", "Tomorrow")
+    yield folder
+
+
+@pytest.fixture
+def bgm(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Bgm:
+    """Runs a command on that store; an error that is not shown as one line fails the test."""
+    monkeypatch.setenv("BGM_DATA_DIR", str(data_dir))
+    monkeypatch.delenv("BGM_DATABASE_URL", raising=False)
+    monkeypatch.delenv("BGM_STEM_STORE", raising=False)
+
+    def run(*arguments: str) -> Result:
+        result = CliRunner().invoke(app, [str(one) for one in arguments])
+        if result.exception is not None and not isinstance(result.exception, BgmError | SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def asked(result: Result) -> list[tuple[int, float]]:
+    assert result.exit_code == 0, result.output
+    return [(row["episode_id"], row.get("start_s", -1)) for row in json.loads(result.stdout)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", [4, 3, 2, 1]),
+        ("--channel One", [2, 1]),
+        ("--title news", [1]),
+        ("--since 2026-04-02", [3, 2]),
+        ("--since 2026-04-02 --until 2026-04-04", [2]),
+        ("--until 2026-03-31T20:16+00:00", [1]),
+        ("--state new", [4]),
+        ("--music", [3, 1]),
+        ("--no-music", [2]),
+        ("--episode 3", [3]),
+        ("--limit 1", [4]),
+    ],
+)
+def test_episodes(bgm: Bgm, arguments: str, expected: list[int]) -> None:
+    found = asked(bgm("episodes", *arguments.split(), "--format", "json"))
+    assert [episode_id for episode_id, _ in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("segments", [(1, 0), (1, 12), (1, 24), (2, 0), (3, 0), (3, 12)]),
+        ("segments --channel Two --limit 1", [(3, 0)]),
+        ("segments --title quiz", [(2, 0)]),
+        ("segments --since 2026-03-31T20:15:13Z --until 2026-03-31T20:15:24Z", [(1, 12)]),
+        ("segments --state done --no-music", [(1, 12), (2, 0)]),
+        ("segments --music --episode 1", [(1, 0), (1, 24)]),
+        ("segments --min-probability 0.9", [(1, 24), (3, 12)]),
+        ("segments --max-level -3", [(1, 0), (3, 0)]),
+        ("segments --min-level -3 --max-level 1.5", [(1, 0), (3, 12)]),
+        ("events", [(1, 0), (1, 24), (3, 0)]),
+        ("events --music --min-probability 0.9 --min-level 1", [(1, 24)]),
+        ("events --episode 2", []),
+    ],
+)
+def test_segments_and_events(bgm: Bgm, arguments: str, expected: list[tuple[int, float]]) -> None:
+    assert asked(bgm(*arguments.split(), "--format", "json")) == expected
+
+
+def test_a_table_is_what_people_get(bgm: Bgm) -> None:
+    result = bgm("segments", "--episode", "1")
+    assert result.stdout.startswith("episode 1, channel One, title Evening News, model net\n")
+    assert "00:00:24.000  00:00:36.000  yes           99 %    +2.0 dB" in result.stdout
+    assert result.stderr == ""
+
+
+def test_a_long_table_is_cut_and_says_so(bgm: Bgm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BGM_DATA_DIR", str(tmp_path))
+    with open_store(Settings(data_dir=tmp_path, database_url="", stem_store="")) as store:
+        add_programme(store, "long.ts", (None,) * 501)
+    result = bgm("segments")
+    assert result.stdout.endswith("500 rows\n")
+    assert result.stderr == "bgm: only the first 500; more with --limit, all with -o FILE.csv\n"
+    assert bgm("segments", "--limit", "501").stdout.endswith("501 rows\n")
+    assert len(bgm("segments", "--format", "csv").stdout.splitlines()) == 502
+
+
+@pytest.mark.parametrize("name", ["answer.csv", "answer.json", "answer.parquet", "answer.txt"])
+def test_an_answer_goes_to_a_file_in_the_format_of_its_name(bgm: Bgm, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    result = bgm("events", "-o", str(path))
+    assert (result.exit_code, result.stdout) == (0, "")
+    read = {".csv": pd.read_csv, ".json": pd.read_json, ".parquet": pd.read_parquet}.get(path.suffix)
+    if read is None:
+        assert path.read_text().endswith("3 rows\n")
+    else:
+        assert read(path)["end_s"].tolist() == [12, 36, 24]
+
+
+def test_parquet_goes_down_a_pipe_but_not_to_a_terminal(bgm: Bgm, data_dir: Path) -> None:
+    result = bgm("events", "--format", "parquet")
+    assert result.stdout_bytes.startswith(b"PAR1")
+
+    terminal, end = pty.openpty()
+    command = [*BGM, "events", "--format", "parquet"]
+    done = subprocess.run(command, stdout=end, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(end)
+    os.close(terminal)
+    assert done.stderr == "bgm: parquet is not for a terminal; name a file: -o FILE.parquet\n"
+    assert done.returncode == 1
+
+
+def test_labels(bgm: Bgm, tmp_path: Path) -> None:
+    assert bgm("labels", "1").stdout.startswith("0.000000\t12.000000\tmusic 80 %")
+    path = tmp_path / "music.vtt"
+    assert bgm("labels", "1", "--format", "webvtt", "-o", str(path)).stdout == ""
+    assert path.read_text().startswith("WEBVTT\n\n00:00:00.000 --> 00:00:12.000\n")
+
+
+def test_a_stem_is_cut_by_seconds_or_timecode_and_silence_is_told(bgm: Bgm, tmp_path: Path) -> None:
+    path = tmp_path / "span.wav"
+    result = bgm("stem", "1", "00:00:10.5", "25.25", "-o", str(path))
+    assert result.exit_code == 0
+    assert result.stderr == "bgm: no stem was kept from 00:00:12.000 to 00:00:24.000: silence there\n"
+    found, rate = soundfile.read(path, dtype="float32")
+    assert rate == 16_000
+    expected = [music(0)[168_000:], np.zeros(192_000), music(2)[:20_000]]
+    assert np.array_equal(found, np.concatenate(expected))
+    assert bgm("stem", "1", "0", "12", "-o", str(path)).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("stem 1 0 99 -o x.wav", "episode 1 goes from 00:00:00.000 to 00:00:36.000"),
+        ("stem 1 soon 9 -o x.wav", "not a time: 'soon'"),
+        ("stem 4 0 1 -o x.wav", "episode 4 has no finished run"),
+        ("stem 1 0 1 -o x.ogg", "x.ogg: a stem is written as .flac or .wav"),
+        ("labels 9", "episode 9 has no finished run"),
+        ("segments --since soon", "not a date or time: 'soon'"),
+        ("segments --state gone", "no such state: gone"),
+        ("segments --until 9999-12-31", "the year must be from 1900 to 9000"),
+        ("events --no-music", "events are spans of music"),
+        ("events -o no/such/folder.csv", "no/such/folder.csv: cannot be written"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_clear_error(bgm: Bgm, arguments: str, complaint: str) -> None:
+    result = bgm(*arguments.split())
+    assert isinstance(result.exception, BgmError)
+    assert complaint in str(result.exception)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("stem 0 1 2 -o x.wav", "EPISODE"),
+        ("labels 99999999999999999999", "EPISODE"),
+        ("segments --min-probability 2", "--min-probability"),
+        ("segments --limit -1", "--limit"),
+    ],
+)
+def test_numbers_that_nothing_can_have_are_refused(bgm: Bgm, arguments: str, named: str) -> None:
+    result = bgm(*arguments.split())
+    assert result.exit_code == 2
+    assert f"Invalid value for '{named}'" in result.stderr
+
+
+def test_a_wrong_variable_is_one_line_and_no_traceback(bgm: Bgm) -> None:
+    environment = os.environ | {"BGM_THREADS": "many"}
+    done = subprocess.run(
+        [*BGM, "episodes"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("bgm: BGM_THREADS: Input should be a valid integer")
+    assert done.stderr.count("\n") == 1
+
+
+def test_store_check_tells_removes_and_ends_with_1_while_something_is_wrong(
+    bgm: Bgm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BGM_DATA_DIR", str(tmp_path))
+    with open_store(Settings(data_dir=tmp_path, database_url="", stem_store="")) as store:
+        add_programme(store, "1.ts", (1.0, 2.0))
+        folder = store.stems.root / store.stems.namespace
+    assert bgm("store", "check", "--deep").exit_code == 0
+
+    stray = folder / "stray.flac"
+    stray.write_bytes(b"")
+    result = bgm("store", "check")
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        1,
+        [f"{stray}: belongs to no run; remove it with: bgm store check --remove"],
+    )
+    result = bgm("store", "check", "--remove")
+    assert (result.exit_code, result.stdout.splitlines()) == (0, [f"removed {stray}"])
+
+    lost = next(folder.rglob("000001.flac"))
+    lost.unlink()
+    result = bgm("store", "check", "--remove")
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        1,
+        [f"{lost}: the stem is missing; make it anew: bgm process /inbox/1.ts"],
+    )
+
+
+def test_db_upgrade_makes_the_tables(bgm: Bgm, pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BGM_DATABASE_URL", pg_url)
+    result = bgm("episodes")
+    assert str(result.exception).endswith("has no tables yet; run: bgm db upgrade")
+    assert bgm("db", "upgrade").exit_code == 0
+    assert bgm("episodes").stdout == "0 rows\n"
+
+
+def test_help_does_not_wait_for_what_it_does_not_need() -> None:
+    heavy = "{'torch', 'pandas', 'sqlalchemy', 'alembic', 'matplotlib', 'pyarrow', 'numpy'}"
+    script = f"import sys, bgm_pipeline.cli; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
