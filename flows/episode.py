@@ -1,0 +1,125 @@
+"""One episode is one flow run: it can be retried, cancelled and looked at alone."""
+
+from dataclasses import asdict
+from datetime import datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import INPUTS, RUN_ID, TASK_SOURCE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import exponential_backoff
+
+from bgm_pipeline import query
+from bgm_pipeline.errors import InputError, StoreError
+from bgm_pipeline.inbox import FoundFile
+from bgm_pipeline.media.ffmpeg import shown
+from bgm_pipeline.nightly import NightReport, done_row
+from bgm_pipeline.pipeline import Networks, Processed, process_episode
+from bgm_pipeline.settings import Settings, load_settings
+from bgm_pipeline.store.session import open_store
+from bgm_pipeline.types import Episode
+from flows.progress import ProgressArtifact
+
+
+def is_of_the_moment(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again may help: the database or a disk failed, or another process has the episode.
+
+    Bad input and faults of the program stay what they are.
+    """
+    return isinstance(state.data, StoreError | OSError)
+
+
+RETRIES: dict[str, Any] = {
+    "retries": 5,
+    # 10 s to 160 s: in all longer than the lease of a process that died on another machine.
+    "retry_delay_seconds": exponential_backoff(10),
+    "retry_jitter_factor": 0.2,
+    "retry_condition_fn": is_of_the_moment,
+}
+
+
+@task(
+    task_run_name="process {path}",
+    persist_result=True,
+    result_serializer="json",
+    cache_policy=INPUTS + TASK_SOURCE + RUN_ID,
+    **RETRIES,
+)
+def process(
+    path: str, channel: str, title: str, air_start: str | None, audio_streams: list[int], made_with: str
+) -> dict[str, Any]:
+    """What `process_episode` gave; `made_with` keeps results of other networks or settings apart."""
+    settings = load_settings()
+    on_air = datetime.fromisoformat(air_start) if air_start else None
+    progress = ProgressArtifact(shown(Path(path).name))
+    with open_store(settings) as store:
+        done = process_episode(
+            Episode(Path(path), channel, title, on_air),
+            store,
+            load_networks(settings),
+            settings,
+            audio_streams=audio_streams,
+            progress=progress,
+        )
+    progress.finish()
+    return asdict(done)
+
+
+@task(**RETRIES)
+def report(path: str, done: dict[str, Any]) -> str:
+    """Shows an episode's events and summary as artifacts; gives the summary.
+
+    Raises:
+        InputError: the results are in the store no more.
+    """
+    with open_store(load_settings()) as store:
+        episode_id = done["episode_id"]
+        if query.episodes(store, episode_id=episode_id)["run_id"].count() == 0:
+            raise InputError(f"{shown(path)}: its results are gone from the store; start a new flow run")
+        events = query.events(store, episode_id=episode_id)
+        row = done_row(FoundFile(Path(path).name, Episode(Path(path))), Processed(**done), store)
+    columns = ["start_timecode", "end_timecode", "music_probability", "music_to_speech_db"]
+    table = events[columns].astype(object).where(events[columns].notna(), None)
+    rows = [{str(name): value for name, value in event.items()} for event in table.to_dict("records")]
+    create_table_artifact(rows, key="music-events", description=shown(path))
+    text = NightReport((row,)).to_text()
+    create_markdown_artifact(as_markdown(text), key="episode", description=shown(path))
+    return text.splitlines()[-1]
+
+
+@flow(name="process-episode", log_prints=False)
+def process_episode_flow(
+    path: str,
+    channel: str = "",
+    title: str = "",
+    air_start: str | None = None,
+    audio_streams: tuple[int, ...] = (),
+) -> str:
+    """Finds, separates and stores the music of one file. `air_start` is ISO 8601 with its offset."""
+    settings = load_settings()
+    done = process(path, channel, title, air_start, list(audio_streams), made_with(settings))
+    return report(path, done)
+
+
+@lru_cache(maxsize=1)
+def _networks(settings_json: str) -> Networks:
+    return Networks(Settings.model_validate_json(settings_json))
+
+
+def load_networks(settings: Settings) -> Networks:
+    """The networks of the settings, loaded once in a process."""
+    return _networks(settings.model_dump_json())
+
+
+def made_with(settings: Settings) -> str:
+    """Hashes of all that results are made with but the file: networks, settings, code."""
+    return f"{load_networks(settings).sha256} {settings.results_sha256()} {version('bgm-pipeline')}"
+
+
+def as_markdown(text: str) -> str:
+    """Text as it is, whatever characters of Markdown or HTML are in it."""
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,0 +1,135 @@
+"""The night's work: new files become flow runs of their own, or are processed here where none can be had."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from prefect import Task, flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed, Failed
+
+from bgm_pipeline.errors import InputError
+from bgm_pipeline.inbox import FoundFile
+from bgm_pipeline.media.ffmpeg import shown
+from bgm_pipeline.media.probe import check_readable, sha256_of
+from bgm_pipeline.nightly import NightReport, NightRow, done_row, guarded, run_nightly
+from bgm_pipeline.pipeline import Networks, Processed, run_identity
+from bgm_pipeline.settings import Settings, load_settings
+from bgm_pipeline.store.repository import EpisodeBusyError, Store
+from bgm_pipeline.store.session import open_store
+from flows.episode import as_markdown, is_of_the_moment, load_networks, made_with, process
+
+DEPLOYMENT = "process-episode/process-episode"
+
+
+@flow(name="nightly", log_prints=False)
+def nightly_flow(
+    inbox: str | None = None, limit: int | None = None, deployment: str = DEPLOYMENT
+) -> State[None]:
+    """Sees to every new file of an inbox once, and reports. The folder is BGM_INBOX__FOLDER if none is named.
+
+    With a deployment of that name every file gets a flow run of its own; without, files are processed here.
+    """
+    settings = load_settings()
+    folder = Path(inbox) if inbox else settings.inbox.folder
+    if folder is None:
+        raise InputError("no inbox is named; give the parameter inbox, or set BGM_INBOX__FOLDER")
+    has_workers = _is_deployed(deployment)
+    networks = load_networks(settings)
+    with open_store(settings) as store:
+
+        def handle(found: FoundFile) -> NightRow:
+            if has_workers:
+                return guarded(found, lambda: start(found, store, networks, settings, deployment))
+            return guarded(found, lambda: process_here(found, store, settings))
+
+        night = run_nightly(folder, store, networks, settings, limit=limit, handle=handle)
+    show(night)
+    return Failed(message=night.summary) if night.has_failed else Completed(message=night.summary)
+
+
+def start(
+    found: FoundFile, store: Store, networks: Networks, settings: Settings, deployment: str
+) -> NightRow:
+    """Registers an episode and gives it a flow run; only one for these bytes, networks and settings."""
+    path = found.episode.path
+    size_bytes = check_readable(path)
+    source_sha256 = sha256_of(path)
+    identity = run_identity(source_sha256, networks, settings, found.audio_streams)
+    episode_id = store.register_episode(found.episode, source_sha256, size_bytes)
+    if (run_id := store.find_done_run(episode_id, identity)) is not None:
+        return done_row(found, Processed(episode_id, run_id, is_new=False), store)
+    key = (source_sha256, identity.model_sha256, identity.settings_sha256, identity.code_version)
+    flow_run = cast(
+        FlowRun,
+        run_deployment(
+            deployment,
+            parameters=parameters_of(found),
+            flow_run_name=shown(found.file),
+            timeout=0,
+            as_subflow=False,
+            idempotency_key=" ".join(key),
+        ),
+    )
+    state = flow_run.state
+    if state is None or not state.is_final():
+        return NightRow(found.file, "started", f"flow run {flow_run.name}", episode_id)
+    what = f"its flow run {flow_run.name} is {state.name}: {state.message or 'without a reason'}"
+    return NightRow(found.file, "failed", f"{what}; see to it and press Retry there", episode_id)
+
+
+def process_here(found: FoundFile, store: Store, settings: Settings) -> NightRow:
+    """Processes a file in this process, as a task of this flow run."""
+    done = process.with_options(retry_condition_fn=_may_be_tried_again)(
+        **parameters_of(found), made_with=made_with(settings)
+    )
+    return done_row(found, Processed(**done), store)
+
+
+def parameters_of(found: FoundFile) -> dict[str, Any]:
+    """The parameters of the episode's flow, as JSON knows them.
+
+    Raises:
+        InputError: the file's name is not UTF-8, as JSON has to be.
+    """
+    episode = found.episode
+    path = str(episode.path.absolute())
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{shown(path)}: not UTF-8, as Prefect needs it; rename it, or use bgm") from None
+    return {
+        "path": path,
+        "channel": episode.channel,
+        "title": episode.title,
+        "air_start": episode.air_start.isoformat() if episode.air_start else None,
+        "audio_streams": list(found.audio_streams),
+    }
+
+
+def show(night: NightReport) -> None:
+    """Shows what became of the night as artifacts: a table of files, and the report of `bgm nightly`."""
+    logger = get_run_logger()
+    for line in (*night.errors, *night.notes):
+        logger.warning(line)
+    create_table_artifact(night.to_records(), key="night", description=night.summary)
+    lines = [*night.errors, *night.notes, night.to_text()]
+    create_markdown_artifact(as_markdown("\n".join(lines)), key="night-report", description=night.summary)
+
+
+def _is_deployed(name: str) -> bool:
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        get_run_logger().info("no deployment %s: the files are processed here", name)
+        return False
+    return True
+
+
+def _may_be_tried_again(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Here nobody waits for another process: it reports what it does itself."""
+    return is_of_the_moment(task, run, state) and not isinstance(state.data, EpisodeBusyError)
