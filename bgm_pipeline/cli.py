@@ -4,15 +4,23 @@ import sys
 
 import typer
 
-from bgm_pipeline import cli_ask, cli_evaluate, cli_run, cli_train
+from bgm_pipeline import cli_ask, cli_demo, cli_evaluate, cli_nightly, cli_probe, cli_run, cli_train
 from bgm_pipeline.errors import BgmError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Which seconds of a broadcast had music in them, and that music, freed from the speech over it.",
+)
+cli_demo.register(app)
+app.command()(cli_probe.probe)
 cli_run.register(app)
+cli_nightly.register(app)
 cli_ask.register(app)
-cli_evaluate.register(app)
 app.add_typer(cli_train.corpus_app, name="corpus")
 app.command()(cli_train.train)
+cli_evaluate.register(app)
 
 
 def main() -> None:
