@@ -1,11 +1,10 @@
 """Pseudo-broadcasts, as someone who judges a detector by their truth sees them."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from made_up import made_up_corpus
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation.broadcast import (
@@ -19,11 +18,9 @@ from bgm_pipeline.evaluation.broadcast import (
     compose,
     only,
 )
-from bgm_pipeline.training.clips import Kind as ClipKind
 from bgm_pipeline.training.clips import rms_db
-from bgm_pipeline.training.corpus import Clip, Corpus
+from bgm_pipeline.training.corpus import Corpus
 from bgm_pipeline.training.mixing import Mixer, MixingSettings
-from bgm_pipeline.types import Samples
 
 RATE = 16_000
 HOP = 1600
@@ -32,30 +29,7 @@ WHOLE = (0.0, 1.0)
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Four tracks (two of them calm), two speakers, some effects; no audio of anyone's."""
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    clips: list[Clip] = []
-
-    def add(kind: ClipKind, source: str, name: str, samples: Samples) -> None:
-        path = Path(f"{name}.flac")
-        soundfile.write(folder / path, samples, RATE, subtype="PCM_16")
-        clips.append(Clip("test", kind, "made-up", source, path, len(samples) / RATE, rms_db(samples)))
-
-    t = np.arange(40 * RATE) / RATE
-    for number, pitch in enumerate((220, 330, 262, 392)):
-        is_calm = number < 2
-        chord = sum(np.sin(2 * np.pi * pitch * ratio * t) for ratio in (1, 1.25, 1.5)) / 3
-        beat = 1 if is_calm else 0.1 + 0.9 * np.exp(-8 * (t * 2 % 1))
-        add("music", f"band{number}", f"song{number}", (0.05 if is_calm else 0.3) * beat * chord)
-    for speaker in range(2):
-        for word in range(4):
-            syllables = np.sin(2 * np.pi * 3 * t[: 2 * RATE]) ** 2
-            voice = 0.1 * syllables * rng.standard_normal(2 * RATE)
-            add("speech", f"voice{speaker}", f"word{speaker}{word}", voice)
-    for number in range(3):
-        add("other", "things", f"bang{number}", 0.2 * rng.standard_normal(RATE // 2))
-    return Corpus(folder, tuple(clips))
+    return made_up_corpus(tmp_path_factory.mktemp("corpus"), "test")
 
 
 def measured_db(made: PseudoBroadcast, start: int, end: int) -> float:
