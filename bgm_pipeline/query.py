@@ -277,18 +277,16 @@ def _span_query(
         conditions.append(table.end_ms > _elapsed(since))
     if until is not None:
         conditions.append(table.start_ms < _elapsed(until))
-    for column, least, most in (
-        (table.music_probability, filters.get("min_probability"), None),
-        (
-            table.music_to_speech_db,
-            filters.get("min_music_to_speech_db"),
-            filters.get("max_music_to_speech_db"),
-        ),
+    probability, level_db = table.music_probability, table.music_to_speech_db
+    for asked, bound, column in (
+        (filters.get("min_probability"), RunRow.max_music_probability, probability),
+        (filters.get("min_music_to_speech_db"), RunRow.max_music_to_speech_db, level_db),
     ):
-        if least is not None:
-            conditions.append(column >= least)
-        if most is not None:
-            conditions.append(column <= most)
+        if asked is not None:
+            conditions += [bound >= asked, column >= asked]
+    most = filters.get("max_music_to_speech_db")
+    if most is not None:
+        conditions += [RunRow.min_music_to_speech_db <= most, level_db <= most]
     return (
         select(
             EpisodeRow.id.label("episode_id"),

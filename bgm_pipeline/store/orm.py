@@ -91,7 +91,11 @@ class EpisodeRow(Base):
 
 
 class RunRow(Base):
-    """One attempt at an episode. `is_current` marks the good one asked for last: queries show it."""
+    """One attempt at an episode. `is_current` marks the good one asked for last: queries show it.
+
+    The bounds say between which values all its segments and events lie, so that a question for rare ones
+    need not look into every run.
+    """
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -133,6 +137,9 @@ class RunRow(Base):
     container: Mapped[str | None]
     duration_ms: Mapped[int | None]
     music_ms: Mapped[int | None]
+    max_music_probability: Mapped[float | None]
+    min_music_to_speech_db: Mapped[float | None]
+    max_music_to_speech_db: Mapped[float | None]
     stem_count: Mapped[int | None]
     selection: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     stage_s: Mapped[dict[str, float] | None] = mapped_column(JSON(none_as_null=True))
@@ -141,7 +148,7 @@ class RunRow(Base):
 
 
 class SegmentRow(Base):
-    """One cell of the 12 s grid. Its key is the order that it is read in, and there is no other index."""
+    """One cell of the 12 s grid. Its key is the order that it is read in; it needs no other index."""
 
     __tablename__ = "segments"
     __table_args__ = ({"sqlite_with_rowid": False},)

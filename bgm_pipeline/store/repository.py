@@ -180,9 +180,9 @@ class Store:
                 )
             )
             _make_current(session, run_id, run.episode_id)
-            events = _event_rows(run_id, result)
+            segments, events = _segment_rows(run_id, result), _event_rows(run_id, result)
             for table, rows in (
-                (SegmentRow, _segment_rows(run_id, result)),
+                (SegmentRow, segments),
                 (EventRow, events),
                 (StemRow, _stem_rows(run_id, result)),
             ):
@@ -193,6 +193,10 @@ class Store:
             run.container = _text(result.container)
             run.duration_ms = samples_to_ms(result.duration_samples)
             run.music_ms = sum(row["end_ms"] - row["start_ms"] for row in events)
+            levels = _known(segments + events, "music_to_speech_db")
+            run.max_music_probability = max(_known(segments + events, "music_probability"), default=None)
+            run.min_music_to_speech_db = min(levels, default=None)
+            run.max_music_to_speech_db = max(levels, default=None)
             run.stem_count = len(result.stems)
             run.stage_s = {stage: round(seconds, 3) for stage, seconds in result.stage_s.items()}
             run.selection = {
@@ -353,6 +357,10 @@ def _stem_rows(run_id: int, result: RunResult) -> list[dict[str, Any]]:
 
 def _span(start_samples: int, end_samples: int) -> dict[str, int]:
     return {"start_ms": samples_to_ms(start_samples), "end_ms": samples_to_ms(end_samples)}
+
+
+def _known(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows if row[name] is not None]
 
 
 def _db(level_db: float | None) -> float | None:
