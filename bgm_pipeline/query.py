@@ -52,12 +52,15 @@ EVENT_COLUMNS = (*_WHOSE, "event_index", *_WHEN, *_WHAT, *_BY)
 _TYPES = {
     **dict.fromkeys(("episode_id", "segment_index", "event_index", "size_bytes"), "int64"),
     **dict.fromkeys(("start_ms", "end_ms", "gap_ms"), "int64"),
-    **dict.fromkeys(("run_id", "duration_ms", "music_ms"), "Int64"),
+    **dict.fromkeys(("run_id", "duration_ms", "music_ms", "air_start_ms"), "Int64"),
     **dict.fromkeys(("channel", "title", "model", "state", "reason", "path", "source_sha256"), "string"),
     **dict.fromkeys(("music_probability", "music_to_speech_db", "mixture_db", "music_db"), "float64"),
     "has_music": "bool",
 }
 """Types of what the database answers, so that an answer without rows or values has them too."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""Moments come as milliseconds from here where there are many: a number is read faster than a date."""
 
 _FIRST_YEAR, _LAST_YEAR = 1900, 9000
 
@@ -292,7 +295,7 @@ def _span_query(
             EpisodeRow.id.label("episode_id"),
             EpisodeRow.channel,
             EpisodeRow.title,
-            EpisodeRow.air_start,
+            ElapsedMs(EpisodeRow.air_start, literal(_EPOCH, UtcDateTime)).label("air_start_ms"),
             table.start_ms,
             table.end_ms,
             *columns,
@@ -344,14 +347,16 @@ def _fetch(store: Store, query: Select[*tuple[Any, ...]]) -> DataFrame:
 
     with store.reading() as connection:
         result = connection.execute(query)
-        frame = DataFrame.from_records(result.all(), columns=list(result.keys()))
+        frame = DataFrame.from_records([tuple(row) for row in result.all()], columns=list(result.keys()))
     return frame.astype({name: kind for name, kind in _TYPES.items() if name in frame})
 
 
 def _with_times(frame: DataFrame, filters: SpanFilters) -> DataFrame:
-    on_air = _moments(frame["air_start"], filters.get("tz") or local_zone())
+    zone = filters.get("tz") or local_zone()
+    on_air = _moments(frame["air_start_ms"], zone)
     for end, milliseconds in (("start", frame["start_ms"]), ("end", frame["end_ms"])):
-        frame[f"{end}_timecode"] = milliseconds.map(format_timecode).astype("string")
+        timecodes = {one: format_timecode(one) for one in milliseconds.unique()}
+        frame[f"{end}_timecode"] = milliseconds.map(timecodes).astype("string")
         frame[f"{end}_s"] = milliseconds / 1000
         frame[f"air_{end}"] = on_air + _milliseconds(milliseconds)
     return frame

@@ -24,4 +24,4 @@ def _elapsed_sqlite(element: ElapsedMs, compiler: Any, **options: Any) -> str:
 @compiles(ElapsedMs, "postgresql")
 def _elapsed_postgresql(element: ElapsedMs, compiler: Any, **options: Any) -> str:
     later, earlier = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"(extract(epoch from {later} - {earlier}) * 1000)"
+    return f"CAST(round(extract(epoch from {later} - {earlier}) * 1000) AS BIGINT)"

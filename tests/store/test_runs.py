@@ -53,6 +53,9 @@ def test_a_moment_comes_back_as_it_was_whatever_its_zone(store: Store) -> None:
     with store.reading() as connection:
         kept = connection.scalar(select(EpisodeRow.air_start).where(EpisodeRow.id == episode_id))
     assert kept == tokyo
+    add_run(store, episode_id, identity("a.ts"), LEVELS)
+    shown = query.segments(store)["air_start"].tolist()
+    assert shown == [tokyo, tokyo + timedelta(seconds=12), tokyo + timedelta(seconds=24)]
 
 
 def test_a_name_that_is_no_utf8_and_one_with_a_zero_can_be_kept(store: Store) -> None:
@@ -72,6 +75,11 @@ def test_a_finished_run_keeps_all_that_it_found(store: Store) -> None:
     assert (run.model, run.model_sha256, run.source_sha256) == ("net", sha256("net"), sha256("a.ts"))
     assert (run.settings_sha256, run.code_version) == (sha256("settings"), "0.1.0")
     assert (run.duration_ms, run.music_ms, run.stem_count) == (26_500, 14_500, 2)
+    assert (run.max_music_probability, run.min_music_to_speech_db, run.max_music_to_speech_db) == (
+        0.99,
+        -3,
+        2,
+    )
     assert run.selection == {"streams": [1], "reason": "the only one"}
     assert run.gaps == [{"reason": "missing packets", "start_ms": 0, "end_ms": 10}]
     assert run.damage == [{"message": "invalid frame", "count": 2}]
