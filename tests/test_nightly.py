@@ -12,20 +12,18 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import typer
+from nights import environment_of, record, save_detector, small_settings
 from pandas.testing import assert_frame_equal
 from typer.testing import CliRunner, Result
 
 from bgm_pipeline import cli_nightly, query
 from bgm_pipeline.errors import BgmError, InputError
 from bgm_pipeline.inbox import FoundFile
-from bgm_pipeline.models import registry
 from bgm_pipeline.nightly import NightReport, NightRow, plan_night, process_found, run_nightly
 from bgm_pipeline.pipeline import Networks, process_episode
-from bgm_pipeline.settings import InboxSettings, Settings
+from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
 from bgm_pipeline.types import Episode, RunIdentity
@@ -39,14 +37,7 @@ sys.addaudithook(lambda name, arguments: opened.append(str(arguments[0])) if nam
 
 @pytest.fixture(scope="session")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a detector that takes all that sounds for music."""
-    network = registry.get("music_detector")
-    module = network.build()
-    module.logit.weight.data.zero_()
-    module.logit.bias.data.fill_(20.0)
-    path = tmp_path_factory.mktemp("weights") / "detector.safetensors"
-    registry.save(module, network, path, {})
-    return path
+    return save_detector(tmp_path_factory.mktemp("weights") / "detector.safetensors")
 
 
 @pytest.fixture
@@ -58,17 +49,7 @@ def inbox(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path, inbox: Path, detector: Path) -> Settings:
-    """Settings of an empty SQLite store; files of the inbox settle at once."""
-    return Settings(
-        data_dir=tmp_path / "data",
-        database_url="",
-        stem_store="",
-        model="passthrough",
-        detector=str(detector),
-        device="cpu",
-        threads=1,
-        inbox=InboxSettings(folder=inbox, settle_s=0, look_s=0, time_zone="Europe/Paris"),
-    )
+    return small_settings(tmp_path / "data", inbox, detector)
 
 
 @pytest.fixture
@@ -91,11 +72,8 @@ def night(store: Store, networks: Networks, config: Settings, inbox: Path) -> Ca
 def environment(config: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The same settings for the command."""
     monkeypatch.chdir(tmp_path)
-    values = {"DATA_DIR": config.data_dir, "MODEL": config.model, "DETECTOR": config.detector}
-    values |= {"INBOX__SETTLE_S": 0, "INBOX__LOOK_S": 0, "INBOX__TIME_ZONE": "Europe/Paris"}
-    values |= {"DATABASE_URL": "", "STEM_STORE": "", "DEVICE": "cpu", "THREADS": 1}
-    for name, value in values.items():
-        monkeypatch.setenv(f"BGM_{name}", str(value))
+    for name, value in environment_of(config).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
@@ -111,20 +89,6 @@ def bgm(environment: None) -> Iterator[Callable[..., Result]]:
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-def record(path: Path, seconds: float = 3, seed: int = 0, start_s: float = 0) -> Path:
-    """A recording of noise that begins at `start_s`; silence before."""
-    samples = 0.1 * np.random.default_rng(seed).standard_normal(round(16_000 * seconds)).astype(np.float32)
-    samples[: round(16_000 * start_s)] = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    wav = path.with_suffix(".wav")
-    soundfile.write(wav, samples, 16_000)
-    if path.suffix != ".wav":
-        command = ["ffmpeg", "-v", "error", "-y", "-i", wav, "-ar", "48000", "-c:a", "mp2", path]
-        subprocess.run(command, check=True, timeout=60)
-        wav.unlink()
-    return path
 
 
 def outcomes(report: NightReport) -> dict[str, str]:

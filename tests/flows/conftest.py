@@ -1,0 +1,52 @@
+"""A Prefect server, started once, and a small inbox with a store of its own for each test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nights import environment_of, save_detector, small_settings
+from prefect.settings import PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.session import open_store
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    home = tmp_path_factory.mktemp("prefect")
+    places = {PREFECT_HOME: home, PREFECT_LOCAL_STORAGE_PATH: home / "storage"}
+    with temporary_settings(places), prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_detector(tmp_path_factory.mktemp("weights") / "detector.safetensors")
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def config(
+    prefect_server: None, tmp_path: Path, inbox: Path, detector: Path, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    """Settings of the test, which flows read from the environment."""
+    settings = small_settings(tmp_path / "data", inbox, detector)
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BGM_INBOX__FOLDER", str(inbox))
+    return settings
+
+
+@pytest.fixture
+def store(config: Settings) -> Iterator[Store]:
+    with open_store(config) as opened:
+        yield opened

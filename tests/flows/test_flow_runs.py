@@ -1,0 +1,208 @@
+"""Real flows on a real Prefect server: what they leave in the store, and what the operator sees of them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Timer
+from typing import Any
+from uuid import UUID
+
+import pytest
+from nights import record, small_settings
+from pandas.testing import assert_frame_equal
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import Artifact, FlowRun, State
+from prefect.flow_engine import load_flow_and_flow_run, run_flow
+from prefect.states import Scheduled
+
+from bgm_pipeline import query
+from bgm_pipeline.nightly import run_nightly
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.session import open_store
+from flows import episode
+from flows.episode import load_networks, process_episode_flow
+from flows.nightly import nightly_flow
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "prefect.yaml"
+
+
+@pytest.fixture
+def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as opened:
+        yield opened
+
+
+def run_night(**parameters: Any) -> State[Any]:
+    return nightly_flow(**parameters, return_state=True)
+
+
+def artifacts(client: SyncPrefectClient, state: State[Any]) -> dict[str, Artifact]:
+    """The artifacts of the flow run that ended in that state, by their key or type."""
+    found = client.read_artifacts()
+    ours = [one for one in found if one.flow_run_id == state.state_details.flow_run_id]
+    return {str(one.key or one.type): one for one in ours}
+
+
+def tasks(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, tuple[str, int]]:
+    """State and number of attempts of every task of a flow run."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = [
+            run
+            for run in client.read_task_runs()
+            if run.flow_run_id == flow_run_id and run.state is not None and run.state.is_final()
+        ]
+        # Task runs reach the server as events, a moment later.
+        if found or time.monotonic() > deadline:
+            return {run.name.split()[0].split("-")[0]: (run.state.name, run.run_count) for run in found}
+        time.sleep(0.1)
+
+
+def test_a_night_without_deployment_does_what_bgm_nightly_does(
+    inbox: Path, store: Store, config: Settings, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    good = record(inbox / "EINS_2026-03-31_20-15-00_Late_show.ts", 14, start_s=5)
+    other = record(inbox / "news.wav", 2, seed=1)
+    (inbox / "bad.ts").write_text("not a transport stream")
+    (inbox / "later.ts.part").touch()
+    state = run_night()
+    assert state.is_failed()
+    assert state.message == "1 failed, 2 new, 1 waiting, 00:00:11 of music found"
+    assert query.episodes(store, state="done")["path"].tolist() == [str(other), str(good)]
+    (failed,) = query.episodes(store, state="failed").to_dict("records")
+    assert str(inbox / "bad.ts") in failed["reason"]
+
+    shown = artifacts(client, state)
+    table = {row["file"]: row for row in json.loads(str(shown["night"].data))}
+    assert {name: row["outcome"] for name, row in table.items()} == {
+        good.name: "new",
+        "news.wav": "new",
+        "bad.ts": "failed",
+        "later.ts.part": "waiting",
+    }
+    assert table["bad.ts"]["reason"] == failed["reason"]
+    assert failed["reason"] in str(shown["night-report"].data)
+
+    alone = small_settings(tmp_path / "alone", inbox, Path(config.detector))
+    with open_store(alone) as plain:
+        run_nightly(inbox, plain, load_networks(config), alone)
+        columns = ["episode_id", "run_id"]
+        for ask in (query.segments, query.events):
+            assert len(ask(plain)) > 0
+            assert_frame_equal(ask(store).drop(columns=columns), ask(plain).drop(columns=columns))
+
+    (inbox / "bad.ts").unlink()
+    (inbox / "later.ts.part").rename(record(inbox / "later.ts", 2, seed=2).with_suffix(".txt"))
+    state = run_night()
+    assert state.is_completed()
+    assert state.message == "2 known, 1 new, 00:00:02 of music found"
+    state = run_night()
+    assert state.message == "3 known"
+    assert len(query.episodes(store)["run_id"].dropna()) == 3
+
+
+def test_an_episode_leaves_rows_and_artifacts(inbox: Path, store: Store, client: SyncPrefectClient) -> None:
+    path = record(inbox / "a.ts", 14, start_s=12.5)
+    state = process_episode_flow(str(path), "EINS", "`<b>`", "2026-03-31T20:15:00+02:00", return_state=True)
+    assert state.is_completed()
+    (found,) = query.episodes(store).to_dict("records")
+    assert (found["channel"], found["title"], found["state"]) == ("EINS", "`<b>`", "done")
+    assert found["air_start"].timestamp() == 1774980900
+    assert found["music_s"] == pytest.approx(1.5, abs=0.2)
+    shown = artifacts(client, state)
+    assert shown["progress"].data == 100.0
+    assert "00:00:12." in str(shown["music-events"].data)
+    assert "1 new" in str(shown["episode"].data)
+    assert tasks(client, state.state_details.flow_run_id)["process"] == ("Completed", 1)
+
+
+def test_bad_input_fails_at_once_with_its_reason(
+    inbox: Path, store: Store, client: SyncPrefectClient
+) -> None:
+    path = inbox / "bad.ts"
+    path.write_text("not a transport stream")
+    state = process_episode_flow(str(path), return_state=True)
+    assert state.is_failed()
+    (failed,) = query.episodes(store).to_dict("records")
+    assert failed["state"] == "failed"
+    assert failed["reason"] in state.message
+    assert tasks(client, state.state_details.flow_run_id) == {"process": ("Failed", 1)}
+
+
+def test_a_fault_of_the_moment_is_tried_again(
+    inbox: Path,
+    store: Store,
+    config: Settings,
+    client: SyncPrefectClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stem store is out of reach at first."""
+    quick = episode.process.with_options(retry_delay_seconds=1, retry_jitter_factor=None)
+    monkeypatch.setattr(episode, "process", quick)
+    config.stem_store_path.write_text("in the way")
+    mend = Timer(0.5, config.stem_store_path.unlink)
+    mend.start()
+    state = process_episode_flow(str(record(inbox / "a.wav")), return_state=True)
+    assert state.is_completed()
+    assert query.episodes(store)["state"].tolist() == ["done"]
+    name, attempts = tasks(client, state.state_details.flow_run_id)["process"]
+    assert (name, attempts > 1) == ("Completed", True)
+
+
+def run_here(flow_run_id: UUID) -> FlowRun:
+    """What a worker's child does with a flow run, in this process."""
+    flow_run, flow = load_flow_and_flow_run(flow_run_id)
+    run_flow(flow, flow_run=flow_run, return_type="state")
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(flow_run_id)
+
+
+def test_deployed_every_file_has_a_flow_run_of_its_own_that_can_be_retried(
+    inbox: Path, store: Store, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    client.create_work_pool(WorkPoolCreate(name="bgm", type="process"))
+    environment = os.environ | {"PREFECT_API_URL": str(client.api_url), "PREFECT_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", DEPLOY]
+    deployed = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert deployed.returncode == 0, deployed.stderr
+    nightly = client.read_deployment_by_name("nightly/nightly")
+    (schedule,) = nightly.schedules
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("15 2 * * *", "Europe/Paris")
+    for deployment in (nightly, client.read_deployment_by_name("process-episode/process-episode")):
+        assert deployment.work_pool_name == "bgm"
+        assert deployment.pull_steps == []
+        assert deployment.job_variables["env"] == {"DO_NOT_TRACK": "1"}
+
+    good = record(inbox / "EINS_2026-03-31_20-15-00_Show.wav")
+    bad = inbox / "bad.wav"
+    bad.write_text("not whole yet")
+    state = run_night()
+    assert state.is_completed()
+    assert state.message == "2 started"
+    assert query.episodes(store)["state"].tolist() == ["new", "new"]
+    runs = {run.name: run.id for run in client.read_flow_runs() if run.deployment_id}
+    assert runs.keys() >= {good.name, "bad.wav"}
+    assert run_here(runs[good.name]).state_name == "Completed"
+    failed = run_here(runs["bad.wav"])
+    assert failed.state_name == "Failed"
+
+    state = run_night()
+    assert state.is_failed()
+    assert state.message == "1 failed, 1 known"
+    assert len([run for run in client.read_flow_runs() if run.deployment_id]) == len(runs)
+    (row,) = query.episodes(store, state="failed").to_dict("records")
+    assert row["reason"] in str(artifacts(client, state)["night"].data)
+
+    record(bad, seed=3)
+    client.set_flow_run_state(failed.id, Scheduled(name="AwaitingRetry"), force=True)
+    retried = run_here(failed.id)
+    assert (retried.state_name, retried.run_count) == ("Completed", 2)
+    assert query.episodes(store, title="bad")["state"].tolist() == ["done", "failed"]
