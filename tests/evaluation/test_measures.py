@@ -1,0 +1,87 @@
+"""The figures of a report are what their definitions say, and a calibration is one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bgm_pipeline.detection import Calibration
+from bgm_pipeline.errors import ModelError
+from bgm_pipeline.evaluation.calibration import fit_logistic, save
+from bgm_pipeline.evaluation.detection import Agreement, by_events, by_frames, frames
+from bgm_pipeline.evaluation.report import reliability
+from bgm_pipeline.models import registry
+
+S = 16_000
+
+
+def test_frames_count_where_both_have_music() -> None:
+    found = by_frames([(0, 10 * S)], [(5 * S, 20 * S)], 30 * S)
+    assert (found.matched, found.estimated, found.reference) == (
+        pytest.approx(5),
+        pytest.approx(15),
+        pytest.approx(10),
+    )
+    assert found.precision == pytest.approx(1 / 3)
+    assert found.recall == pytest.approx(1 / 2)
+    assert found.f1 == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("estimated", "matched"),
+    [
+        ([(0, 10 * S)], 1),
+        ([(round(0.49 * S), round(10.4 * S))], 1),
+        ([(round(0.6 * S), 10 * S)], 0),  # starts too late
+        ([(0, 14 * S)], 1),  # ends within half of the length
+        ([(0, 16 * S)], 0),
+        ([(0, 9 * S), (0, 10 * S)], 1),  # only one of two can be the one
+    ],
+)
+def test_an_event_matches_within_500_ms(estimated: list[tuple[int, int]], matched: int) -> None:
+    found = by_events([(0, 10 * S)], estimated)
+    assert (found.matched, found.estimated, found.reference) == (matched, len(estimated), 1)
+
+
+def test_nothing_to_find_and_nothing_found_is_no_number() -> None:
+    assert np.isnan(by_events([], []).f1)
+    assert by_events([(0, S)], []).recall == 0
+    assert (Agreement(1, 2, 3) + Agreement(1, 2, 3)).f1 == pytest.approx(0.4)
+
+
+def test_a_frame_is_inside_by_half() -> None:
+    assert frames([(0, 2400)], 4800).tolist() == [True, True, False]
+    assert frames([(0, 2300)], 4800).tolist() == [True, False, False]
+
+
+def test_a_logistic_regression_finds_the_probabilities_that_made_the_data() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((20_000, 2)) * [1, 30] + [5, -100]
+    logits = 2 * (features[:, 0] - 5) - 0.05 * (features[:, 1] + 100) + 0.5
+    truth = (rng.random(len(logits)) < 1 / (1 + np.exp(-logits))).astype(float)
+    weights, bias = fit_logistic(features, truth)
+    assert np.allclose(features @ weights + bias, logits, atol=0.4)
+
+
+def test_a_calibration_is_saved_beside_the_others_and_used_for_its_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Calibration((1.0, 0.0, 0.0), bias, 1.0, 0.0) for bias in (0.0, 0.5))
+    path = tmp_path / "calibration.json"
+    save(first, "passthrough", path)
+    save(second, "2dmmdensenet", path)
+    save(second, "2dmmdensenet", path)
+    assert sorted(json.loads(path.read_text())) == ["2dmmdensenet", "passthrough"]
+    monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
+    assert Calibration.shipped("2dmmdensenet") == second
+    assert Calibration.shipped("unknown") == first
+    path.write_text("{}")
+    with pytest.raises(ModelError, match="bgm calibrate"):
+        Calibration.shipped("2dmmdensenet")
+
+
+def test_reliability_compares_probability_with_what_came() -> None:
+    table = reliability([(0.1, False)] * 9 + [(0.1, True)] + [(0.9, True)] * 5)
+    assert table["segments"].tolist() == [10, 5]
+    assert table["share with music"].tolist() == [0.1, 1.0]

@@ -1,0 +1,148 @@
+"""A training makes its loss smaller, and goes on after a stop or a kill where it was."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from bgm_pipeline.errors import InputError, ModelError
+from bgm_pipeline.models import registry
+from bgm_pipeline.timebase import SAMPLE_RATE
+from bgm_pipeline.training.corpus import build_from_folders, load_corpus
+from bgm_pipeline.training.loop import Progress, TrainingSettings, train
+from bgm_pipeline.training.losses import si_sdr_db
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus made from a folder of chords and a folder of bursts of noise."""
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    at = np.arange(14 * SAMPLE_RATE) / SAMPLE_RATE
+    for number in range(6):
+        for kind in ("music", "speech"):
+            (root / kind / f"source{number}").mkdir(parents=True)
+        chord = sum(np.sin(2 * np.pi * hz * at) for hz in 220 * 2 ** (rng.integers(0, 24, 3) / 12))
+        soundfile.write(root / "music" / f"source{number}" / "m.wav", 0.1 * chord, SAMPLE_RATE)
+        bursts = rng.standard_normal(len(at)) * (np.sin(2 * np.pi * 3 * at) > 0)
+        soundfile.write(root / "speech" / f"source{number}" / "s.wav", 0.1 * bursts, SAMPLE_RATE)
+    build_from_folders(root / "corpus", root / "music", root / "speech", valid_share=0.2, test_share=0.2)
+    return root / "corpus"
+
+
+def short(steps: int, **changes: float) -> TrainingSettings:
+    values = {"crop_frames": 64, "batch_size": 4, "validation_crops": 4, "loader_processes": 0, **changes}
+    return TrainingSettings(steps=steps, **values)  # type: ignore[arg-type]
+
+
+def test_the_loss_falls_and_the_log_says_so(folder: Path, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    losses: list[float] = []
+
+    def note(progress: Progress) -> None:
+        told.append(progress)
+        losses.append(progress.loss)
+
+    network = registry.get("music_detector")
+    path = train(network, load_corpus(folder), tmp_path, short(40, checkpoint_every_s=0), CPU, note)
+    assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
+    loaded = registry.load(str(path), "detection")
+    assert loaded.metadata["steps"] == "40"
+    with (tmp_path / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert int(rows[-1]["step"]) == 40
+    assert 0 <= float(rows[-1]["quality"]) <= 1
+    assert told[-1].done == 1
+
+
+def test_a_stopped_training_ends_with_the_weights_of_one_that_was_not_stopped(
+    folder: Path, tmp_path: Path
+) -> None:
+    network, corpus = registry.get("music_detector"), load_corpus(folder)
+    whole = train(network, corpus, tmp_path / "whole", short(6), CPU)
+    taken: list[int] = []
+    for _ in range(2):
+        asked = iter([False, False, False, True])
+        train(
+            network, corpus, tmp_path / "parts", short(6), CPU, lambda p: taken.append(p.step), asked.__next__
+        )
+    parts = train(network, corpus, tmp_path / "parts", short(6), CPU)
+    assert taken == [1, 2, 3, 4, 5, 6]
+    expected, found = (registry.load(str(path), "detection").module.state_dict() for path in (whole, parts))
+    assert all(torch.allclose(found[name], tensor, atol=1e-5) for name, tensor in expected.items())
+
+
+def test_a_separation_network_trains_and_resumes(folder: Path, tmp_path: Path) -> None:
+    network, corpus = registry.get("2dmmdensenet"), load_corpus(folder)
+    settings = short(1, crop_frames=16, batch_size=2, validation_crops=2)
+    train(network, corpus, tmp_path, settings, CPU)
+    path = train(network, corpus, tmp_path, short(2, crop_frames=16, batch_size=2, validation_crops=2), CPU)
+    metadata = registry.load(str(path)).metadata
+    assert metadata["steps"] == "2"
+    assert np.isfinite(float(metadata["validation"]))
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint(folder: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys, torch; from pathlib import Path\n"
+        "from bgm_pipeline.models import registry\n"
+        "from bgm_pipeline.training.corpus import load_corpus\n"
+        "from bgm_pipeline.training.loop import TrainingSettings, train\n"
+        "s = TrainingSettings(steps=100000, crop_frames=64, batch_size=2, validation_crops=2, "
+        "checkpoint_every_s=0.0, loader_processes=0)\n"
+        "train(registry.get('music_detector'), load_corpus(Path(sys.argv[1])), Path(sys.argv[2]), s, "
+        "torch.device('cpu'))\n"
+    )
+    command = [sys.executable, "-c", script, str(folder), str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as child:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "losses.csv").exists() and child.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(child.pid, signal.SIGKILL)
+    held = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["step"]
+    assert held >= 1
+    steps: list[int] = []
+    train(
+        registry.get("music_detector"),
+        load_corpus(folder),
+        tmp_path,
+        short(held + 2, batch_size=2),
+        CPU,
+        lambda progress: steps.append(progress.step),
+    )
+    assert steps == [held + 1, held + 2]
+
+
+def test_a_checkpoint_of_another_network_is_refused(folder: Path, tmp_path: Path) -> None:
+    corpus = load_corpus(folder)
+    train(registry.get("music_detector"), corpus, tmp_path, short(1), CPU)
+    with pytest.raises(ModelError, match="another folder"):
+        train(registry.get("2dmmdensenet"), corpus, tmp_path, short(1), CPU)
+
+
+def test_what_cannot_be_trained_is_said(folder: Path, tmp_path: Path) -> None:
+    corpus = load_corpus(folder)
+    with pytest.raises(InputError, match="how long"):
+        train(registry.get("music_detector"), corpus, tmp_path, short(0), CPU)
+    with pytest.raises(ModelError, match="nothing to train"):
+        train(registry.get("passthrough"), corpus, tmp_path, short(1), CPU)
+
+
+def test_si_sdr_is_what_its_definition_says() -> None:
+    rng = np.random.default_rng(0)
+    music = torch.from_numpy(rng.standard_normal((1, 50_000))).float()
+    noise = torch.from_numpy(rng.standard_normal((1, 50_000))).float()
+    assert si_sdr_db(music + 0.1 * noise, music).item() == pytest.approx(20, abs=0.2)
+    assert si_sdr_db(5 * (music + 0.1 * noise), music).item() == pytest.approx(20, abs=0.2)
+    assert torch.isnan(si_sdr_db(music, torch.zeros_like(music))).item()

@@ -1,0 +1,165 @@
+"""Mixtures sound like the air, and come back the same from the same seed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from bgm_pipeline.timebase import SAMPLE_RATE
+from bgm_pipeline.training.codecs import CODECS, through_codec
+from bgm_pipeline.training.corpus import Clip, Corpus
+from bgm_pipeline.training.mixing import (
+    Mixer,
+    MixingSettings,
+    MixtureDataset,
+    active_rms,
+    at_speed,
+    duck,
+    equalise,
+    playing,
+    set_level,
+)
+from bgm_pipeline.types import Samples
+
+LENGTH = 4 * SAMPLE_RATE
+NOTHING_ELSE = {
+    "music_alone": 0.0,
+    "speech_alone": 0.0,
+    "neither": 0.0,
+    "music_starts_or_stops": 0.0,
+    "ducked": 0.0,
+    "equalised": 0.0,
+    "other_sounds": 0.0,
+    "noise": 0.0,
+    "codec": 0.0,
+}
+
+
+def tone(hz: float, seconds: float = 4.0, level: float = 0.1) -> Samples:
+    at = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    return (level * np.sin(2 * np.pi * hz * at)).astype(np.float32)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    """Two tracks of "music" (a high tone), two speakers (low tones) and an effect, in each of two splits."""
+    clips = []
+    for split in ("train", "valid"):
+        for kind, sources, hz in (("music", "ab", 3000), ("speech", "cd", 300), ("other", "e", 900)):
+            for at, source in enumerate(sources):
+                path = Path(f"{split}-{kind}-{source}.flac")
+                seconds = 20.0 if kind == "music" else 3.0
+                soundfile.write(tmp_path / path, tone(hz + 50 * at, seconds), SAMPLE_RATE)
+                clips.append(Clip(split, kind, "p", source, path, seconds, -23.0))  # type: ignore[arg-type]
+    return Corpus(tmp_path, tuple(clips))
+
+
+def mixer(corpus: Corpus, **chances: float) -> Mixer:
+    return Mixer(corpus, "train", MixingSettings(**{**NOTHING_ELSE, **chances}))
+
+
+def test_the_same_index_gives_the_same_mixture_and_another_one_another(corpus: Corpus) -> None:
+    first, again = (MixtureDataset(corpus, "train", LENGTH, 10, seed=1) for _ in range(2))
+    assert np.array_equal(first[7]["mixture"], again[7]["mixture"])
+    assert not np.array_equal(first[7]["mixture"], first[8]["mixture"])
+    assert not np.array_equal(
+        first[7]["mixture"], MixtureDataset(corpus, "train", LENGTH, 10, 2)[7]["mixture"]
+    )
+    assert len(first) == 10
+    assert {name: array.shape for name, array in first[0].items()} == {
+        "mixture": (1, LENGTH),
+        "music": (1, LENGTH),
+        "playing": (40,),
+    }
+
+
+def test_music_is_0_to_30_db_below_the_speech(corpus: Corpus) -> None:
+    studio = mixer(corpus)
+    levels = []
+    for seed in range(60):
+        made = studio.mix(LENGTH, np.random.default_rng(seed))
+        ratio = active_rms(made.music) / active_rms(made.mixture - made.music)
+        assert 20 * np.log10(ratio) == pytest.approx(made.level_db, abs=0.3)
+        levels.append(made.level_db)
+        assert np.abs(made.mixture).max() <= 1
+    assert min(levels) < -25 and max(levels) > -5
+
+
+@pytest.mark.parametrize(
+    ("chances", "music", "rest"),
+    [
+        ({"music_alone": 1.0}, True, False),
+        ({"speech_alone": 1.0}, False, True),
+        ({"neither": 1.0}, False, None),
+    ],
+)
+def test_each_kind_holds_what_it_says(
+    corpus: Corpus, chances: dict[str, float], music: bool, rest: bool | None
+) -> None:
+    for seed in range(8):
+        made = mixer(corpus, **chances).mix(LENGTH, np.random.default_rng(seed))
+        assert made.music.any() == music
+        assert made.playing.any() == music
+        if rest is not None:
+            assert bool(np.abs(made.mixture - made.music).max() > 1e-4) == rest
+
+
+def test_music_that_starts_or_stops_plays_only_there(corpus: Corpus) -> None:
+    shares = [
+        mixer(corpus, music_starts_or_stops=1.0).mix(LENGTH, np.random.default_rng(seed)).playing.mean()
+        for seed in range(20)
+    ]
+    assert all(0 < share <= 1 for share in shares)
+    assert np.mean(shares) < 0.85
+
+
+def test_ducking_lowers_music_under_speech_and_not_elsewhere() -> None:
+    speech = np.concatenate([tone(300, 3), np.zeros(5 * SAMPLE_RATE, np.float32)])
+    gain_db = 20 * np.log10(duck(speech, depth_db=10))
+    assert gain_db[SAMPLE_RATE : 2 * SAMPLE_RATE].max() == pytest.approx(-10, abs=0.5)
+    assert gain_db[6 * SAMPLE_RATE :].min() == pytest.approx(0, abs=0.1)
+    assert np.abs(np.diff(gain_db)).max() < 0.05
+
+
+def test_playing_is_where_music_can_be_heard() -> None:
+    music = np.concatenate([tone(500, 2), np.zeros(3 * SAMPLE_RATE, np.float32), tone(500, 1, 1e-4)])
+    heard = playing(music)
+    assert heard[:18].all()
+    assert not heard[25:].any()
+
+
+def test_an_equaliser_changes_the_balance_by_at_most_9_db() -> None:
+    low, high = tone(100), tone(6000)
+    changes = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        changes.append([20 * np.log10(active_rms(equalise(x, rng)) / active_rms(x)) for x in (low, high)])
+    assert np.abs(changes).max() < 9.5
+    assert np.std(changes) > 1
+
+
+def test_levels_stay_below_full_scale() -> None:
+    loud = tone(500, 1, level=0.01)
+    loud[100] = 0.5
+    for seed in range(10):
+        mixture, _ = set_level(loud, loud, np.random.default_rng(seed))
+        assert np.abs(mixture).max() <= 0.991
+
+
+def test_speed_changes_pitch_and_length() -> None:
+    fast = at_speed(tone(500, 2), 1.25)
+    assert len(fast) == pytest.approx(2 / 1.25 * SAMPLE_RATE, abs=2)
+    assert np.argmax(np.abs(np.fft.rfft(fast))) * SAMPLE_RATE / len(fast) == pytest.approx(625, abs=2)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_codec_keeps_length_time_and_level(codec: tuple[str, ...]) -> None:
+    click = tone(1000, 2)
+    click[:SAMPLE_RATE] = 0
+    heard = through_codec(click, codec)
+    assert len(heard) == len(click)
+    assert active_rms(heard) == pytest.approx(active_rms(click), rel=0.1)
+    start = int(np.argmax(np.abs(heard) > 0.05))
+    assert abs(start - SAMPLE_RATE) < 0.005 * SAMPLE_RATE
+    assert not np.array_equal(heard, click)
