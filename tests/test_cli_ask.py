@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from click.testing import Result
 from store.samples import ON_AIR, add_episode, add_programme, music
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from bgm_pipeline.cli import app
 from bgm_pipeline.errors import BgmError
@@ -124,11 +123,10 @@ def test_an_answer_goes_to_a_file_in_the_format_of_its_name(bgm: Bgm, tmp_path: 
     path = tmp_path / name
     result = bgm("events", "-o", str(path))
     assert (result.exit_code, result.stdout) == (0, "")
-    read = {".csv": pd.read_csv, ".json": pd.read_json, ".parquet": pd.read_parquet}.get(path.suffix)
-    if read is None:
+    if name == "answer.txt":
         assert path.read_text().endswith("3 rows\n")
     else:
-        assert read(path)["end_s"].tolist() == [12, 36, 24]
+        assert getattr(pd, f"read_{path.suffix[1:]}")(path)["end_s"].tolist() == [12, 36, 24]
 
 
 def test_parquet_goes_down_a_pipe_but_not_to_a_terminal(bgm: Bgm, data_dir: Path) -> None:
@@ -158,7 +156,7 @@ def test_a_stem_is_cut_by_seconds_or_timecode_and_silence_is_told(bgm: Bgm, tmp_
     assert result.stderr == "bgm: no stem was kept from 00:00:12.000 to 00:00:24.000: silence there\n"
     found, rate = soundfile.read(path, dtype="float32")
     assert rate == 16_000
-    expected = [music(0)[168_000:], np.zeros(192_000), music(2)[:20_000]]
+    expected = (music(0)[168_000:], np.zeros(192_000, np.float32), music(2)[:20_000])
     assert np.array_equal(found, np.concatenate(expected))
     assert bgm("stem", "1", "0", "12", "-o", str(path)).stderr == ""
 
