@@ -1,0 +1,122 @@
+"""Processing and separating from the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE = 16_000
+
+
+@pytest.fixture
+def bgm(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Runs the installed command with a data folder of its own."""
+    program = str(Path(sys.executable).with_name("bgm"))
+    own = {"BGM_DATA_DIR": str(tmp_path / "data"), "BGM_DATABASE_URL": "", "BGM_STEM_STORE": ""}
+
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [program, *map(str, arguments)],
+            env={**os.environ, **own, **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def chord(tmp_path: Path) -> Path:
+    """Four seconds of a chord, in a file whose name is not an easy one."""
+    at = np.arange(4 * RATE) / RATE
+    samples = sum(0.1 * np.sin(2 * np.pi * hz * at) for hz in (262, 330, 392))
+    path = tmp_path / "a chord.wav"
+    soundfile.write(path, samples, RATE)
+    return path
+
+
+def test_process_then_ask(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
+    done = bgm("process", chord, "--channel", "One", "--title", "Chord", "--air-start", "2026-03-31 20:15")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("episode 1: a chord.wav: ")
+    assert "in 00:00:04.000" in done.stdout
+    asked = bgm("segments", "--channel", "One", "--format", "csv")
+    assert asked.returncode == 0, asked.stderr
+    assert len(asked.stdout.splitlines()) == 2
+    again = bgm("process", chord)
+    assert "known already" in again.stdout
+
+
+def test_one_bad_file_is_one_line_and_stops_no_other(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
+    bad = chord.with_name("bad.ts")
+    bad.write_bytes(b"")
+    done = bgm("process", bad, chord, "--model", "passthrough")
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("bgm: ")] == [
+        f"bgm: {bad}: the file is empty (0 bytes); copy or record it again"
+    ]
+    assert "Traceback" not in done.stderr
+    assert "a chord.wav" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (["process", "nowhere.ts"], {}, "nowhere.ts: no such file"),
+        (["process", "a chord.wav", "--model", "oracle"], {}, "no network is called 'oracle'"),
+        (["process", "a chord.wav", "--device", "abacus"], {}, "device 'abacus' cannot be used"),
+        (["process", "a chord.wav"], {"BGM_DETECTION__ONSET": "loud"}, "BGM_DETECTION__ONSET"),
+        (["separate", "a chord.wav", "b/a chord.flac", "-o", "."], {}, "separate them into two folders"),
+        (["train", "oracle", "--corpus", ".", "-o", "out", "--steps", "1"], {}, "no network is called"),
+        (["train", "music_detector", "--corpus", ".", "-o", "out", "--steps", "1"], {}, "bgm corpus build"),
+    ],
+)
+def test_a_mistake_is_one_line_with_a_cure(  # type: ignore[no-untyped-def]
+    bgm, chord: Path, arguments: list[str], environment: dict[str, str], says: str
+) -> None:
+    done = bgm(*arguments, **environment)
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.strip()]
+    assert line.startswith("bgm: ")
+    assert says in line
+
+
+def test_separate_any_rate_in_16_khz_out(bgm, chord: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    samples, _ = soundfile.read(chord)
+    other = tmp_path / "NAME.wav"
+    soundfile.write(other, np.column_stack([np.repeat(samples, 3)] * 2), 48_000)
+    done = bgm("separate", chord, other, "-o", "out", "--model", "2dmmdensenet", "--format", "wav")
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [f"{name}.{part}.wav" for name in ("NAME", "a chord") for part in ("music", "residual")]
+    music, residual = (
+        soundfile.read(tmp_path / "out" / f"a chord.{part}.wav") for part in ("music", "residual")
+    )
+    assert music[1] == residual[1] == RATE
+    assert np.allclose(music[0] + residual[0], samples, atol=1e-4)
+
+
+def test_models_tells_size_and_training_of_each(bgm) -> None:  # type: ignore[no-untyped-def]
+    done = bgm("models", COLUMNS="160")
+    assert done.returncode == 0, done.stderr
+    assert "587,400" in done.stdout
+    assert all(
+        name in done.stdout for name in ("2dmmdensenet", "fdmmdensenet", "tdmmdensenet", "music_detector")
+    )
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys, bgm_pipeline.cli; print([m for m in ('torch', 'pandas', 'prefect') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
