@@ -56,7 +56,7 @@ lock:
 	build/lock/bin/python -m pip install -q --no-build-isolation $(EXTRAS)
 	{ echo '# Made by `make lock`. PyTorch is the same for CPU and GPU: its wheel on PyPI holds both, and the'; \
 	  echo '# nvidia-* wheels are its own dependencies on Linux. A machine with a GPU needs no extra.'; \
-	  build/lock/bin/python -m pip freeze --exclude bgm-pipeline; } > constraints.txt.new
+	  build/lock/bin/python -m pip freeze --all --exclude pip --exclude bgm-pipeline; } > constraints.txt.new
 	mv constraints.txt.new constraints.txt
 	rm -rf build/lock
 
