@@ -2,21 +2,22 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Timer
 from typing import Any
 from uuid import UUID
 
 import pytest
 from nights import record, small_settings
 from pandas.testing import assert_frame_equal
+from prefect import Task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import Artifact, FlowRun, State
+from prefect.client.schemas.objects import Artifact, FlowRun, State, TaskRun
 from prefect.flow_engine import load_flow_and_flow_run, run_flow
 from prefect.states import Scheduled
 
@@ -49,19 +50,19 @@ def artifacts(client: SyncPrefectClient, state: State[Any]) -> dict[str, Artifac
     return {str(one.key or one.type): one for one in ours}
 
 
-def tasks(client: SyncPrefectClient, flow_run_id: UUID) -> dict[str, tuple[str, int]]:
-    """State and number of attempts of every task of a flow run."""
+def wait_for(fulfilled: Callable[[], bool]) -> None:
+    """Task runs reach the server as events, a moment later."""
     deadline = time.monotonic() + 20
-    while True:
-        found = [
-            run
-            for run in client.read_task_runs()
-            if run.flow_run_id == flow_run_id and run.state is not None and run.state.is_final()
-        ]
-        # Task runs reach the server as events, a moment later.
-        if found or time.monotonic() > deadline:
-            return {run.name.split()[0].split("-")[0]: (run.state.name, run.run_count) for run in found}
+    while not fulfilled():
+        assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def tasks(client: SyncPrefectClient, flow_run_id: UUID | None) -> list[tuple[str, str, int]]:
+    """Task, state and number of attempts of every task run of a flow run that has ended."""
+    runs = [run for run in client.read_task_runs() if run.flow_run_id == flow_run_id]
+    ended = [(run, run.state) for run in runs if run.state is not None and run.state.is_final()]
+    return sorted((re.split("[ -]", run.name)[0], str(state.name), run.run_count) for run, state in ended)
 
 
 def test_a_night_without_deployment_does_what_bgm_nightly_does(
@@ -119,7 +120,8 @@ def test_an_episode_leaves_rows_and_artifacts(inbox: Path, store: Store, client:
     assert shown["progress"].data == 100.0
     assert "00:00:12." in str(shown["music-events"].data)
     assert "1 new" in str(shown["episode"].data)
-    assert tasks(client, state.state_details.flow_run_id)["process"] == ("Completed", 1)
+    expected = [("process", "Completed", 1), ("report", "Completed", 1)]
+    wait_for(lambda: tasks(client, state.state_details.flow_run_id) == expected)
 
 
 def test_bad_input_fails_at_once_with_its_reason(
@@ -132,7 +134,7 @@ def test_bad_input_fails_at_once_with_its_reason(
     (failed,) = query.episodes(store).to_dict("records")
     assert failed["state"] == "failed"
     assert failed["reason"] in state.message
-    assert tasks(client, state.state_details.flow_run_id) == {"process": ("Failed", 1)}
+    wait_for(lambda: tasks(client, state.state_details.flow_run_id) == [("process", "Failed", 1)])
 
 
 def test_a_fault_of_the_moment_is_tried_again(
@@ -142,17 +144,20 @@ def test_a_fault_of_the_moment_is_tried_again(
     client: SyncPrefectClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The stem store is out of reach at first."""
-    quick = episode.process.with_options(retry_delay_seconds=1, retry_jitter_factor=None)
-    monkeypatch.setattr(episode, "process", quick)
+    """The stem store is out of reach until the first attempt has failed."""
+
+    def mend(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+        config.stem_store_path.unlink()
+        return episode.is_of_the_moment(task, run, state)
+
+    mended = episode.process.with_options(retry_delay_seconds=0, retry_condition_fn=mend)
+    monkeypatch.setattr(episode, "process", mended)
     config.stem_store_path.write_text("in the way")
-    mend = Timer(0.5, config.stem_store_path.unlink)
-    mend.start()
     state = process_episode_flow(str(record(inbox / "a.wav")), return_state=True)
     assert state.is_completed()
     assert query.episodes(store)["state"].tolist() == ["done"]
-    name, attempts = tasks(client, state.state_details.flow_run_id)["process"]
-    assert (name, attempts > 1) == ("Completed", True)
+    tried = ("process", "Completed", 2)
+    wait_for(lambda: tried in tasks(client, state.state_details.flow_run_id))
 
 
 def run_here(flow_run_id: UUID) -> FlowRun:
@@ -200,6 +205,11 @@ def test_deployed_every_file_has_a_flow_run_of_its_own_that_can_be_retried(
     assert len([run for run in client.read_flow_runs() if run.deployment_id]) == len(runs)
     (row,) = query.episodes(store, state="failed").to_dict("records")
     assert row["reason"] in str(artifacts(client, state)["night"].data)
+
+    client.set_flow_run_state(runs[good.name], Scheduled(name="AwaitingRetry"), force=True)
+    again = run_here(runs[good.name])
+    assert (again.state_name, again.run_count) == ("Completed", 2)
+    wait_for(lambda: ("process", "Cached", 1) in tasks(client, again.id))
 
     record(bad, seed=3)
     client.set_flow_run_state(failed.id, Scheduled(name="AwaitingRetry"), force=True)
