@@ -1,6 +1,7 @@
 # make demo    a demo broadcast is made, its music found, separated, stored and shown
 # make test    every test             make lint    ruff, mypy             make bench   the quick benchmarks
 # make lock    constraints.txt anew, from the newest versions that fit pyproject.toml
+# make clean   removes what was built, the demo included; .venv stays
 #
 # Everything is installed into .venv, with the versions of constraints.txt. PyTorch's wheel on PyPI runs on
 # CPUs and on NVIDIA GPUs alike, so that a GPU needs no other install.
