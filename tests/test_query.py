@@ -287,3 +287,16 @@ def test_questions_go_through_the_indexes(
     assert "SCAN segments" not in plan
     assert "SCAN events" not in plan
     assert "SCAN runs" not in plan
+
+
+@pytest.mark.parametrize("year", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "filters", [{}, {"music": True}, {"max_music_to_speech_db": -20.0}, {"min_probability": 0.9}]
+)
+def test_the_first_rows_are_found_without_sorting_all(year: Store, filters: query.SpanFilters) -> None:
+    plan = plan_of(year, lambda: query.segments(year, **filters | {"limit": 100})).splitlines()
+    assert plan == [
+        "SCAN episodes USING INDEX ix_episodes_air_start",
+        "SEARCH runs USING INDEX uq_runs_current_of_episode (episode_id=?)",
+        "SEARCH segments USING PRIMARY KEY (run_id=?)",
+    ]

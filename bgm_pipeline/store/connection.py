@@ -15,6 +15,9 @@ BUSY_TIMEOUT_S = 60
 """How long a writer waits for another one of the same SQLite file."""
 
 _CONNECT_TIMEOUT_S = 10
+_CACHE_KIB = 65_536
+"""Pages that a connection keeps at most: all runs of a year fit, which SQLite's own 2 MB do not hold."""
+
 _SQLITE_CURE = "see that the file is bgm's, that its folder can be written to and that the disk is not full"
 _POSTGRESQL_CURE = "see that the server runs and that BGM_DATABASE_URL has the right host, user and name"
 _EXPECTED = "write sqlite:////folder/file.sqlite or postgresql://user:password@host:5432/name"
@@ -80,6 +83,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     connection.create_function("lower", 1, _lower, deterministic=True)
 
 
