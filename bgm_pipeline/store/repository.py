@@ -20,8 +20,8 @@ from bgm_pipeline.errors import StoreError
 from bgm_pipeline.store.connection import explained
 from bgm_pipeline.store.lease import Heartbeat, is_alive, this_process
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, StemRow
+from bgm_pipeline.store.rows import event_rows, plain_text, run_values, segment_rows, stem_rows
 from bgm_pipeline.store.stems import StemStore
-from bgm_pipeline.timebase import samples_to_ms
 from bgm_pipeline.types import Episode, RunIdentity, RunResult
 
 log = logging.getLogger(__name__)
@@ -78,12 +78,12 @@ class Store:
         what was known, what is left empty does not.
         """
         told = {
-            "channel": _text(episode.channel),
-            "title": _text(episode.title),
+            "channel": plain_text(episode.channel),
+            "title": plain_text(episode.title),
             "air_start": episode.air_start,
         }
         values: dict[str, Any] = {name: value for name, value in told.items() if value}
-        values |= {"path": _text(str(episode.path.absolute())), "size_bytes": size_bytes}
+        values |= {"path": plain_text(str(episode.path.absolute())), "size_bytes": size_bytes}
         same_bytes = EpisodeRow.source_sha256 == source_sha256
         with self.writing() as session:
             if session.scalar(select(EpisodeRow.id).where(same_bytes)) is None:
@@ -164,9 +164,6 @@ class Store:
     def finish_run(self, run_id: int, result: RunResult) -> None:
         """Make all results of a run visible, in one transaction, in place of those of an equal run.
 
-        Probabilities are kept to 4 digits and levels to 2, so that results do not differ where only
-        the order of a sum did.
-
         Raises:
             StoreError: the run is not in progress (any more).
         """
@@ -180,34 +177,18 @@ class Store:
                 )
             )
             _make_current(session, run_id, run.episode_id)
-            segments, events = _segment_rows(run_id, result), _event_rows(run_id, result)
+            segments, events = segment_rows(run_id, result), event_rows(run_id, result)
             for table, rows in (
                 (SegmentRow, segments),
                 (EventRow, events),
-                (StemRow, _stem_rows(run_id, result)),
+                (StemRow, stem_rows(run_id, result)),
             ):
                 if rows:
                     session.execute(insert(table), rows)
             run.state = "done"
             run.finished_at = datetime.now(UTC)
-            run.container = _text(result.container)
-            run.duration_ms = samples_to_ms(result.duration_samples)
-            run.music_ms = sum(row["end_ms"] - row["start_ms"] for row in events)
-            levels = _known(segments + events, "music_to_speech_db")
-            run.max_music_probability = max(_known(segments + events, "music_probability"), default=None)
-            run.min_music_to_speech_db = min(levels, default=None)
-            run.max_music_to_speech_db = max(levels, default=None)
-            run.stem_count = len(result.stems)
-            run.stage_s = {stage: round(seconds, 3) for stage, seconds in result.stage_s.items()}
-            run.selection = {
-                "streams": list(result.selection.streams),
-                "reason": _text(result.selection.reason),
-            }
-            run.gaps = [
-                {"reason": _text(gap.reason), **_span(gap.start_samples, gap.end_samples)}
-                for gap in result.gaps
-            ]
-            run.damage = [{"message": _text(one.message), "count": one.count} for one in result.damage]
+            for column, value in run_values(result, segments, events).items():
+                setattr(run, column, value)
             episode_id = run.episode_id
         self._release(run_id)
         self._sweep(episode_id)
@@ -217,7 +198,7 @@ class Store:
         try:
             with self.writing() as session:
                 run = self._running(session, run_id)
-                _fail(run, _text(reason))
+                _fail(run, plain_text(reason))
                 episode_id = run.episode_id
         finally:
             self._release(run_id)
@@ -309,65 +290,3 @@ def _fail(run: RunRow, reason: str) -> None:
     run.state = "failed"
     run.reason = reason
     run.finished_at = datetime.now(UTC)
-
-
-def _segment_rows(run_id: int, result: RunResult) -> list[dict[str, Any]]:
-    return [
-        {
-            "run_id": run_id,
-            "segment_index": segment.index,
-            **_span(segment.start_samples, segment.end_samples),
-            "has_music": segment.has_music,
-            "music_probability": round(segment.music_probability, 4),
-            "music_to_speech_db": _db(segment.music_to_speech_db),
-            "mixture_db": _db(segment.mixture_db),
-            "music_db": _db(segment.music_db),
-            "gap_ms": samples_to_ms(segment.gap_samples),
-        }
-        for segment in result.segments
-    ]
-
-
-def _event_rows(run_id: int, result: RunResult) -> list[dict[str, Any]]:
-    return [
-        {
-            "run_id": run_id,
-            "event_index": index,
-            **_span(event.start_samples, event.end_samples),
-            "music_probability": round(event.music_probability, 4),
-            "music_to_speech_db": _db(event.music_to_speech_db),
-        }
-        for index, event in enumerate(result.events)
-    ]
-
-
-def _stem_rows(run_id: int, result: RunResult) -> list[dict[str, Any]]:
-    return [
-        {
-            "run_id": run_id,
-            "segment_index": stem.segment_index,
-            "key": stem.key,
-            "sha256": stem.sha256,
-            "duration_ms": samples_to_ms(stem.duration_samples),
-            "level_db": _db(stem.level_db),
-        }
-        for stem in result.stems
-    ]
-
-
-def _span(start_samples: int, end_samples: int) -> dict[str, int]:
-    return {"start_ms": samples_to_ms(start_samples), "end_ms": samples_to_ms(end_samples)}
-
-
-def _known(rows: list[dict[str, Any]], name: str) -> list[float]:
-    return [row[name] for row in rows if row[name] is not None]
-
-
-def _db(level_db: float | None) -> float | None:
-    return None if level_db is None else round(level_db, 2)
-
-
-def _text(text: str) -> str:
-    """Text that every database takes: bytes of a file's name that are no UTF-8 are spelled out."""
-    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return readable.replace("\0", "\\0")

@@ -1,0 +1,103 @@
+"""A run's result as rows of the tables: samples become milliseconds.
+
+Probabilities are kept to 4 digits and levels to 2, so that results do not differ where only the order of
+a sum did.
+"""
+
+from typing import Any
+
+from bgm_pipeline.timebase import samples_to_ms
+from bgm_pipeline.types import RunResult
+
+Row = dict[str, Any]
+"""Values by the names of their columns."""
+
+
+def segment_rows(run_id: int, result: RunResult) -> list[Row]:
+    """Rows of `segments`."""
+    return [
+        {
+            "run_id": run_id,
+            "segment_index": segment.index,
+            **_span(segment.start_samples, segment.end_samples),
+            "has_music": segment.has_music,
+            "music_probability": round(segment.music_probability, 4),
+            "music_to_speech_db": _db(segment.music_to_speech_db),
+            "mixture_db": _db(segment.mixture_db),
+            "music_db": _db(segment.music_db),
+            "gap_ms": samples_to_ms(segment.gap_samples),
+        }
+        for segment in result.segments
+    ]
+
+
+def event_rows(run_id: int, result: RunResult) -> list[Row]:
+    """Rows of `events`."""
+    return [
+        {
+            "run_id": run_id,
+            "event_index": index,
+            **_span(event.start_samples, event.end_samples),
+            "music_probability": round(event.music_probability, 4),
+            "music_to_speech_db": _db(event.music_to_speech_db),
+        }
+        for index, event in enumerate(result.events)
+    ]
+
+
+def stem_rows(run_id: int, result: RunResult) -> list[Row]:
+    """Rows of `stems`."""
+    return [
+        {
+            "run_id": run_id,
+            "segment_index": stem.segment_index,
+            "key": stem.key,
+            "sha256": stem.sha256,
+            "duration_ms": samples_to_ms(stem.duration_samples),
+            "level_db": _db(stem.level_db),
+        }
+        for stem in result.stems
+    ]
+
+
+def run_values(result: RunResult, segments: list[Row], events: list[Row]) -> Row:
+    """What a finished run's row in `runs` says of its results."""
+    probabilities = _known(segments + events, "music_probability")
+    levels_db = _known(segments + events, "music_to_speech_db")
+    return {
+        "container": plain_text(result.container),
+        "duration_ms": samples_to_ms(result.duration_samples),
+        "music_ms": sum(row["end_ms"] - row["start_ms"] for row in events),
+        "max_music_probability": max(probabilities, default=None),
+        "min_music_to_speech_db": min(levels_db, default=None),
+        "max_music_to_speech_db": max(levels_db, default=None),
+        "stem_count": len(result.stems),
+        "stage_s": {stage: round(seconds, 3) for stage, seconds in result.stage_s.items()},
+        "selection": {
+            "streams": list(result.selection.streams),
+            "reason": plain_text(result.selection.reason),
+        },
+        "gaps": [
+            {"reason": plain_text(gap.reason), **_span(gap.start_samples, gap.end_samples)}
+            for gap in result.gaps
+        ],
+        "damage": [{"message": plain_text(one.message), "count": one.count} for one in result.damage],
+    }
+
+
+def plain_text(text: str) -> str:
+    """Text that every database takes: bytes of a file's name that are no UTF-8 are spelled out."""
+    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return readable.replace("\0", "\\0")
+
+
+def _span(start_samples: int, end_samples: int) -> dict[str, int]:
+    return {"start_ms": samples_to_ms(start_samples), "end_ms": samples_to_ms(end_samples)}
+
+
+def _known(rows: list[Row], name: str) -> list[float]:
+    return [row[name] for row in rows if row[name] is not None]
+
+
+def _db(level_db: float | None) -> float | None:
+    return None if level_db is None else round(level_db, 2)
