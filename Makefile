@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 # The package is built with what is locked, too: pip would build it with the newest hatchling instead.
 BUILD_TOOLS := hatchling editables
-EXTRAS := '.[dev,bench]'
+EXTRAS := '.[dev]'
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .PHONY: demo test lint bench lock ffmpeg clean

