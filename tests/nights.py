@@ -15,7 +15,7 @@ def save_detector(path: Path) -> Path:
     network = registry.get("music_detector")
     module = network.build()
     module.logit.weight.data.zero_()
-    module.logit.bias.data.fill_(20.0)
+    module.logit.bias.data.fill_(100.0)
     registry.save(module, network, path, {})
     return path
 

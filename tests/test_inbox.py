@@ -1,6 +1,7 @@
 """What an inbox gives: which files, and what is told of them by names and tables."""
 
 import os
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -67,6 +68,17 @@ def read(name: str, patterns: str | None = None) -> Told:
 )
 def test_names_as_documented_tell_channel_title_and_air_time(name: str, channel: str, title: str) -> None:
     assert read(name) == Told(channel, title, AT_2015)
+
+
+def test_the_names_of_the_handbook_are_those_that_are_understood() -> None:
+    handbook = (Path(__file__).parents[1] / "docs" / "nightly.md").read_text()
+    rows = re.findall(r"^\| `(\{channel\}.*)` \| `(.*)\.\w+` \|$", handbook, re.MULTILINE)
+    assert [template for template, _ in rows] == InboxSettings().patterns.split(" | ")
+    for template, name in rows:
+        told = read(name)
+        assert told == read(name, template)
+        assert (told.channel, told.air_start) == ("EINS", AT_2015)
+        assert told.title == ("Late show" if "{title}" in template else "")
 
 
 @pytest.mark.parametrize(
