@@ -340,7 +340,7 @@ def test_a_night_that_is_stopped_goes_on_where_it_was(
     environment: None, inbox: Path, store: Store, night: Callable[[], NightReport]
 ) -> None:
     record(inbox / "a.wav", seed=1)
-    record(inbox / "b.wav", 120, seed=2)
+    record(inbox / "b.wav", 60, seed=2)
     command = subprocess.Popen(
         [sys.executable, "-c", COMMAND, str(inbox)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -362,8 +362,8 @@ def test_a_night_that_is_stopped_goes_on_where_it_was(
 def test_two_nights_at_once_share_the_files(
     environment: None, inbox: Path, store: Store, networks: Networks, config: Settings, tmp_path: Path
 ) -> None:
-    for number in range(5):
-        record(inbox / f"{number}.wav", 6, seed=number)
+    for number in range(4):
+        record(inbox / f"{number}.wav", 4, seed=number)
     out = tmp_path / "report.json"
     arguments = [sys.executable, "-c", COMMAND, str(inbox), "--format", "json", "-o", str(out)]
     command = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
@@ -377,7 +377,7 @@ def test_two_nights_at_once_share_the_files(
     assert here.keys() == there.keys()
     assert all((here[name] == "new") != (there[name] == "new") for name in here)
     assert set(here.values()) | set(there.values()) <= {"new", "known", "busy"}
-    assert query.episodes(store)["state"].tolist() == ["done"] * 5
+    assert query.episodes(store)["state"].tolist() == ["done"] * 4
 
 
 def test_the_package_does_not_know_prefect_and_help_is_quick() -> None:
