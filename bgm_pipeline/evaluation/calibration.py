@@ -76,7 +76,7 @@ def fit_logistic(features: Values, truth: Values) -> tuple[Values, float]:
         features: ``(example, feature)``.
         truth: ``(example,)``, 0 or 1.
     """
-    centre, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
+    centre, spread = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-2)
     standard = np.column_stack([(features - centre) / spread, np.ones(len(features))]).astype(np.float64)
 
     def loss(weights: Values) -> tuple[float, Values]:
