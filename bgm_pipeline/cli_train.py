@@ -68,13 +68,14 @@ def train(
         validate_every_s=validate_every_s,
         validation_crops=validation_crops,
     )
+    network, recordings = registry.get(model), load_corpus(corpus)
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stopped.append(received))
     with training_bar(model) as show:
         weights = loop.train(
-            registry.get(model),
-            load_corpus(corpus),
+            network,
+            recordings,
             out,
             settings,
             choose_device(device),
