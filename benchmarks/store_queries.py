@@ -63,6 +63,7 @@ def main() -> int:
     print("\n".join(lines))
     if arguments.report:
         command = "python " + " ".join(["benchmarks/store_queries.py", *_options(arguments)])
+        arguments.report.parent.mkdir(parents=True, exist_ok=True)
         arguments.report.write_text("\n".join([*lines, "", f"Made by `{command}`.", ""]))
     limited = (answer for answer in answers if WITHOUT_LIMIT not in answer.name)
     return int(any(answer.median_ms >= LIMIT_MS for answer in limited))

@@ -64,6 +64,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _FIRST_YEAR, _LAST_YEAR = 1900, 9000
 
+_FEW = 1000
+"""Up to so many episodes are looked up one by one, rather than all of them walked in the order of time."""
+
 STATES = ("new", "running", "done", "failed")
 
 
@@ -280,16 +283,20 @@ def _span_query(
         conditions.append(table.end_ms > _elapsed(since))
     if until is not None:
         conditions.append(table.start_ms < _elapsed(until))
+    bounds: list[ColumnElement[bool]] = []
     probability, level_db = table.music_probability, table.music_to_speech_db
     for asked, bound, column in (
         (filters.get("min_probability"), RunRow.max_music_probability, probability),
         (filters.get("min_music_to_speech_db"), RunRow.max_music_to_speech_db, level_db),
     ):
         if asked is not None:
-            conditions += [bound >= asked, column >= asked]
+            bounds.append(bound >= asked)
+            conditions.append(column >= asked)
     most = filters.get("max_music_to_speech_db")
     if most is not None:
-        conditions += [RunRow.min_music_to_speech_db <= most, level_db <= most]
+        bounds.append(RunRow.min_music_to_speech_db <= most)
+        conditions.append(level_db <= most)
+    conditions += bounds + _rare_conditions(store, bounds)
     return (
         select(
             EpisodeRow.id.label("episode_id"),
@@ -309,6 +316,20 @@ def _span_query(
         .order_by(EpisodeRow.air_start.nulls_last(), EpisodeRow.id)
         .limit(filters.get("limit"))
     )
+
+
+def _rare_conditions(store: Store, bounds: list[ColumnElement[bool]]) -> list[ColumnElement[bool]]:
+    """The episodes that can hold what is asked for, where they are few.
+
+    Few are looked up and sorted faster than all episodes are walked in the order of time; of many the walk
+    soon finds as many as the limit wants.
+    """
+    if not bounds:
+        return []
+    can_hold = select(RunRow.episode_id).where(RunRow.is_current, *bounds).limit(_FEW + 1)
+    with store.reading() as connection:
+        found = connection.scalars(can_hold).all()
+    return [EpisodeRow.id.in_(found)] if len(found) <= _FEW else []
 
 
 def _range(filters: EpisodeFilters | SpanFilters) -> tuple[datetime | None, datetime | None]:

@@ -293,10 +293,47 @@ def test_questions_go_through_the_indexes(
 @pytest.mark.parametrize(
     "filters", [{}, {"music": True}, {"max_music_to_speech_db": -20.0}, {"min_probability": 0.9}]
 )
-def test_the_first_rows_are_found_without_sorting_all(year: Store, filters: query.SpanFilters) -> None:
+def test_the_first_rows_are_found_without_sorting_all(
+    year: Store, filters: query.SpanFilters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "_FEW", 0)
     plan = plan_of(year, lambda: query.segments(year, **filters | {"limit": 100})).splitlines()
     assert plan == [
         "SCAN episodes USING INDEX ix_episodes_air_start",
         "SEARCH runs USING INDEX uq_runs_current_of_episode (episode_id=?)",
         "SEARCH segments USING PRIMARY KEY (run_id=?)",
     ]
+
+
+@pytest.mark.parametrize("year", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("filters", [{"min_probability": 0.99}, {"max_music_to_speech_db": -20.0}])
+def test_rare_rows_are_found_without_walking_all_episodes(year: Store, filters: query.SpanFilters) -> None:
+    found = query.segments(year, **filters)
+    assert 0 < len(found) < len(query.segments(year))
+    assert "SCAN" not in plan_of(year, lambda: query.segments(year, **filters))
+
+
+@pytest.mark.parametrize("few", [0, 1, 1000])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"min_probability": 0.9},
+        {"min_music_to_speech_db": -5.0},
+        {"max_music_to_speech_db": -5.0},
+        {"min_probability": 0.9, "max_music_to_speech_db": -5.0},
+        {"min_probability": 1.0},
+    ],
+)
+def test_rare_and_common_rows_are_answered_alike(
+    year: Store, filters: query.SpanFilters, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least_db, most_db = filters.get("min_music_to_speech_db"), filters.get("max_music_to_speech_db")
+    expected = query.segments(year)
+    expected = expected[expected["music_probability"] >= filters.get("min_probability", 0)]
+    if least_db is not None:
+        expected = expected[expected["music_to_speech_db"] >= least_db]
+    if most_db is not None:
+        expected = expected[expected["music_to_speech_db"] <= most_db]
+    monkeypatch.setattr(query, "_FEW", few)
+    found = query.segments(year, **filters)
+    assert found.to_dict("records") == expected.to_dict("records")

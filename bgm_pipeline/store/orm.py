@@ -111,6 +111,14 @@ class RunRow(Base):
             postgresql_where=text("is_current"),
         ),
         Index(
+            "ix_runs_bounds",
+            "max_music_probability",
+            "min_music_to_speech_db",
+            "max_music_to_speech_db",
+            "is_current",
+            "episode_id",
+        ),
+        Index(
             "uq_runs_running_of_episode",
             "episode_id",
             unique=True,

@@ -141,6 +141,17 @@ def upgrade() -> None:
         postgresql_where=sa.text("is_current"),
     )
     op.create_index(
+        "ix_runs_bounds",
+        "runs",
+        [
+            "max_music_probability",
+            "min_music_to_speech_db",
+            "max_music_to_speech_db",
+            "is_current",
+            "episode_id",
+        ],
+    )
+    op.create_index(
         "uq_runs_running_of_episode",
         "runs",
         ["episode_id"],
