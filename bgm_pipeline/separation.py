@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bgm_pipeline.errors import ModelError
+from bgm_pipeline.memory import reuse_freed_memory
 from bgm_pipeline.models import registry
 from bgm_pipeline.segments import Chunk
 from bgm_pipeline.settings import Settings
@@ -46,8 +47,10 @@ class Separator:
 
     def __init__(self, loaded: registry.LoadedNetwork, settings: Settings) -> None:
         self.device = choose_device(settings.device)
-        if settings.threads and self.device.type == "cpu":
-            torch.set_num_threads(settings.threads)
+        if self.device.type == "cpu":
+            reuse_freed_memory()
+            if settings.threads:
+                torch.set_num_threads(settings.threads)
         self.loaded = loaded
         self.module = loaded.module.to(self.device)
         self.stft = Stft().to(self.device)

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Subset
 
 from bgm_pipeline.errors import InputError, ModelError
+from bgm_pipeline.memory import reuse_freed_memory
 from bgm_pipeline.models import registry
 from bgm_pipeline.timebase import samples_to_s
 from bgm_pipeline.training.corpus import Corpus
@@ -120,6 +121,8 @@ class _Training:
         device: torch.device,
     ) -> None:
         torch.manual_seed(settings.seed)
+        if device.type == "cpu":
+            reuse_freed_memory()
         self.network, self.corpus, self.folder, self.settings, self.device = (
             network,
             corpus,
