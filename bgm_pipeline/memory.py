@@ -11,8 +11,8 @@ def reuse_freed_memory() -> None:
     """Makes glibc keep freed memory for the next layer instead of giving it back to the kernel.
 
     A layer's maps take tens of MB. glibc maps and unmaps blocks of that size each time, and the kernel has to
-    clear every page again: on a virtual machine that took two thirds of the time. Does nothing where the
-    C library is another one. (``mallopt(3)``.)
+    clear every page again: on a virtual machine a third of the time went there. Does nothing where the C
+    library is another one. (``mallopt(3)``.)
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
