@@ -70,7 +70,8 @@ def main() -> int:
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
-    return [f"--rows {arguments.rows}"] if arguments.rows != YEAR_SEGMENTS else []
+    rows = [f"--rows {arguments.rows}"] if arguments.rows != YEAR_SEGMENTS else []
+    return rows + (["--folder FOLDER"] if arguments.folder else [])
 
 
 # --- filling ---------------------------------------------------------------------------------------
