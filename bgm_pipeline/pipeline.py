@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import logging
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 import soundfile
 
 from bgm_pipeline.detection import Calibration, Detector, Evidence, detect
-from bgm_pipeline.errors import BgmError, InputError, MediaError
+from bgm_pipeline.errors import BgmError, InputError, MediaError, StoreError
 from bgm_pipeline.media.extract import open_audio
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import check_readable, probe, select_audio, sha256_of
@@ -27,6 +29,8 @@ from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.stems import StemWriter
 from bgm_pipeline.timebase import SAMPLE_RATE, s_to_samples, samples_to_s
 from bgm_pipeline.types import Block, Episode, ExtractionReport, RunIdentity, RunResult
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -95,7 +99,7 @@ class Networks:
     def __init__(self, settings: Settings) -> None:
         separation = registry.load(settings.model, "separation")
         detection = registry.load(settings.detector, "detection")
-        calibration = Calibration.shipped(separation.network.name)
+        calibration = Calibration.load(settings.calibration, separation.network.name)
         self.name = separation.network.name
         parts = (
             *(separation.sha256, detection.sha256),
@@ -123,6 +127,12 @@ def run_identity(
         hashlib.sha256(request.encode()).hexdigest(),
         version("bgm-pipeline"),
     )
+
+
+def reuse_run(store: Store, episode_id: int, identity: RunIdentity) -> int | None:
+    """The run that has these results already; from now on queries show it."""
+    run_id = store.find_done_run(episode_id, identity)
+    return run_id if run_id is not None and store.make_current(episode_id, run_id) else None
 
 
 def process_episode(
@@ -159,12 +169,12 @@ def process_episode(
         source_sha256 = sha256_of(path)
     identity = run_identity(source_sha256, networks, settings, audio_streams, join_tracks)
     episode_id = store.register_episode(episode, source_sha256, size_bytes)
-    if not force and (done := store.find_done_run(episode_id, identity)) is not None:
+    if not force and (done := reuse_run(store, episode_id, identity)) is not None:
         return Processed(episode_id, done, is_new=False)
     run_id = store.start_run(episode_id, identity)
     try:
         # An equal run of another process may have ended while this one waited to start.
-        if not force and (done := store.find_done_run(episode_id, identity)) is not None:
+        if not force and (done := reuse_run(store, episode_id, identity)) is not None:
             store.withdraw_run(run_id)
             return Processed(episode_id, done, is_new=False)
         writer = store.stems.begin(episode_id, run_id)
@@ -204,7 +214,10 @@ def process_episode(
         store.finish_run(run_id, result)
     except BaseException as error:
         reason = str(error) if isinstance(error, BgmError) else f"{type(error).__name__}: {error}"
-        store.fail_run(run_id, reason)
+        try:
+            store.fail_run(run_id, reason)
+        except StoreError as also:
+            log.warning("run %d is not marked as failed: %s", run_id, also)
         raise
     return Processed(episode_id, run_id, is_new=True)
 
@@ -267,12 +280,13 @@ def separate_file(
         for path, partial in paths.items():
             partial.replace(path)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise InputError(
-            f"{shown(music.parent)}: cannot be written to ({error}); name another folder"
-        ) from error
+        why = error.strerror if isinstance(error, OSError) else error.error_string
+        cure = "name another folder, or give the file a shorter name"
+        raise InputError(f"{shown(music)}: cannot be written ({why}); {cure}") from error
     finally:
         for partial in paths.values():
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
     return report
 
 
@@ -292,7 +306,8 @@ def output_names(sources: Sequence[Path], folder: Path, suffix: str) -> list[tup
 
 def _new_file(path: Path, suffix: str) -> soundfile.SoundFile:
     kind, subtype = {".wav": ("RF64", "FLOAT"), ".flac": ("FLAC", "PCM_24")}[suffix]
-    return soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, subtype, format=kind)
+    path.touch()  # The system's own reason, where it cannot be: libsndfile knows none.
+    return soundfile.SoundFile(os.fsencode(path), "w", SAMPLE_RATE, 1, subtype, format=kind)
 
 
 def _chunks(blocks: Iterable[Block], settings: Settings, timer: StageTimer) -> Iterator[Chunk]:

@@ -54,7 +54,7 @@ class Separator:
         self.loaded = loaded
         self.module = loaded.module.to(self.device)
         self.stft = Stft().to(self.device)
-        self.batch_size = settings.separation.batch_size
+        self.batch_size = settings.separation.batch_size or (1 if self.device.type == "cpu" else 8)
         self.silence = 10 ** (settings.separation.silence_db / 20)
 
     def separate(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Samples]]:

@@ -5,14 +5,17 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.timebase import SCORE_HOP_SAMPLES, SEGMENT_S, s_to_samples
+
+MaybePath = Annotated[Path | None, BeforeValidator(lambda given: given or None)]
+"""An empty variable means no path, not the working folder."""
 
 
 class MediaSettings(BaseModel):
@@ -28,7 +31,9 @@ class SeparationSettings(BaseModel):
 
     context_s: float = Field(0.8, ge=0, description="what the network sees of each neighbour, seconds")
     crossfade_s: float = Field(0.2, ge=0, description="length of the cross-fade at a segment's border")
-    batch_size: int = Field(1, ge=1, description="chunks in one call of the network")
+    batch_size: int = Field(
+        0, ge=0, description="chunks in one call of the network; 0: 8 on a GPU, 1 on a CPU"
+    )
     silence_db: float = Field(-90.0, description="a chunk below this peak level is silence and costs nothing")
 
     @model_validator(mode="after")
@@ -59,7 +64,7 @@ class DetectionSettings(BaseModel):
 class InboxSettings(BaseModel):
     """Where new broadcast files arrive, and what their names tell; see docs/nightly.md."""
 
-    folder: Path | None = Field(None, description="the folder that is looked through every night")
+    folder: MaybePath = Field(None, description="the folder that is looked through every night")
     patterns: str = Field(
         "{channel}/%Y-%m-%d/%H.%M {title}"
         " | {channel}_%Y-%m-%d_%H-%M-%S_{title}"
@@ -87,6 +92,9 @@ class Settings(BaseSettings):
     stem_store: str = Field("", description="folder of the stems; empty: below data_dir")
     model: str = Field("2dmmdensenet", description="separation network: its name, or its weights file")
     detector: str = Field("music_detector", description="detection network: its name, or its weights file")
+    calibration: MaybePath = Field(
+        None, description="file that `bgm calibrate` wrote; empty: the one that ships"
+    )
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1 ...")
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0: as many as there are cores")
     keep: Literal["music", "all"] = Field("music", description="which segments' stems are kept")

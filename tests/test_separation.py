@@ -84,6 +84,12 @@ def test_a_last_segment_of_any_length_is_separated(samples: int) -> None:
     assert len(music) == samples + 2 * CONTEXT
 
 
+def test_without_a_batch_size_a_cpu_takes_one_chunk_at_a_time() -> None:
+    unset, network = separator(Settings().separation.batch_size)
+    assert len(list(unset.separate(chunks_of(noise(12 * 2))))) == 2
+    assert network.batches == [1, 1]
+
+
 def test_a_device_that_is_not_there_is_named() -> None:
     assert choose_device("auto").type in ("cpu", "cuda")
     with pytest.raises(ModelError, match="abacus"):

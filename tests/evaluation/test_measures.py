@@ -12,6 +12,10 @@ from bgm_pipeline.evaluation.calibration import fit_logistic, save
 from bgm_pipeline.evaluation.detection import Agreement, by_events, by_frames, frames
 from bgm_pipeline.evaluation.report import reliability
 from bgm_pipeline.models import registry
+from bgm_pipeline.pipeline import Networks
+from bgm_pipeline.segments import cut_chunks
+from bgm_pipeline.settings import load_settings
+from bgm_pipeline.types import Block
 
 S = 16_000
 
@@ -65,7 +69,7 @@ def test_a_logistic_regression_finds_the_probabilities_that_made_the_data() -> N
 
 
 def test_a_calibration_is_saved_beside_the_others_and_used_for_its_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = (Calibration({"mixture_logit": 1.0}, bias, 1.0, 0.0) for bias in (0.0, 0.5))
     path = tmp_path / "calibration.json"
@@ -74,11 +78,38 @@ def test_a_calibration_is_saved_beside_the_others_and_used_for_its_network(
     save(second, "2dmmdensenet", path)
     assert sorted(json.loads(path.read_text())) == ["2dmmdensenet", "passthrough"]
     monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
-    assert Calibration.shipped("2dmmdensenet") == second
-    assert Calibration.shipped("unknown") == first
-    path.write_text("{}")
-    with pytest.raises(ModelError, match="bgm calibrate"):
-        Calibration.shipped("2dmmdensenet")
+    assert Calibration.load(None, "2dmmdensenet") == second
+    assert Calibration.load(None, "passthrough") == first
+    assert not caplog.messages
+    assert Calibration.load(None, "unknown") == first
+    assert "no calibration for unknown" in caplog.text
+    for broken in ("{}", "[]", "no JSON", '{"2dmmdensenet": {"score_bias": 1}}'):
+        path.write_text(broken)
+        with pytest.raises(ModelError, match="bgm calibrate"):
+            Calibration.load(None, "2dmmdensenet")
+
+
+def test_every_separation_network_that_ships_has_a_calibration_of_its_own() -> None:
+    shipped = {path.stem for path in registry.WEIGHTS.glob("*.safetensors")}
+    separating = {name for name in shipped if registry.get(name).task == "separation"}
+    known = json.loads((registry.WEIGHTS / "calibration.json").read_text())
+    assert "2dmmdensenet" in separating
+    assert separating <= set(known)
+
+
+def test_ones_own_calibration_changes_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = (0.1 * np.random.default_rng(0).standard_normal(12 * S)).astype(np.float32)
+    [chunk] = cut_chunks([Block(0, samples)], 0)
+    own = tmp_path / "own.json"
+    save(Calibration({}, 3.0, 1.0, 0.0), "passthrough", own)
+    shipped = Networks(load_settings(model="passthrough", device="cpu"))
+    monkeypatch.setenv("BGM_CALIBRATION", str(own))
+    mine = Networks(load_settings(model="passthrough", device="cpu"))
+    assert np.allclose(mine.detector.scores(chunk, samples), 1 / (1 + np.exp(-3)))
+    assert not np.allclose(shipped.detector.scores(chunk, samples), 1 / (1 + np.exp(-3)), atol=0.01)
+    assert mine.sha256 != shipped.sha256
+    monkeypatch.setenv("BGM_CALIBRATION", "")
+    assert Networks(load_settings(model="passthrough", device="cpu")).sha256 == shipped.sha256
 
 
 def test_reliability_compares_probability_with_what_came() -> None:
