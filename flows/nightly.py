@@ -16,7 +16,7 @@ from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import check_readable, sha256_of
 from bgm_pipeline.nightly import NightReport, NightRow, done_row, guarded, run_nightly
-from bgm_pipeline.pipeline import Networks, Processed, run_identity
+from bgm_pipeline.pipeline import Networks, Processed, reuse_run, run_identity
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
 from bgm_pipeline.store.session import open_store
@@ -60,7 +60,7 @@ def start(
     source_sha256 = sha256_of(path)
     identity = run_identity(source_sha256, networks, settings, found.audio_streams)
     episode_id = store.register_episode(found.episode, source_sha256, size_bytes)
-    if (run_id := store.find_done_run(episode_id, identity)) is not None:
+    if (run_id := reuse_run(store, episode_id, identity)) is not None:
         return done_row(found, Processed(episode_id, run_id, is_new=False), store)
     key = (source_sha256, identity.model_sha256, identity.settings_sha256, identity.code_version)
     flow_run = cast(

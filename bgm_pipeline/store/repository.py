@@ -99,12 +99,11 @@ class Store:
     def find_done_run(self, episode_id: int, identity: RunIdentity) -> int | None:
         """The run that has the results of this identity already, with every stem that it kept.
 
-        From now on it is the one that queries show, as the newest would be. Whoever lost a stem file
-        finds none here, and so makes the results anew.
+        Whoever lost a stem file finds none here, and so makes the results anew.
         """
         with self.reading() as connection:
             run = connection.execute(
-                select(RunRow.id, RunRow.stem_count, RunRow.is_current).where(
+                select(RunRow.id, RunRow.stem_count).where(
                     RunRow.episode_id == episode_id, RunRow.state == "done", *_same(identity)
                 )
             ).one_or_none()
@@ -113,11 +112,20 @@ class Store:
             keys = connection.scalars(select(StemRow.key).where(StemRow.run_id == run.id)).all()
         if len(keys) != run.stem_count or not all(self.stems.path(key).is_file() for key in keys):
             return None
-        if not run.is_current:
-            with self.writing() as session:
-                session.execute(select(EpisodeRow.id).where(EpisodeRow.id == episode_id).with_for_update())
-                _make_current(session, run.id, episode_id)
         return int(run.id)
+
+    def make_current(self, episode_id: int, run_id: int) -> bool:
+        """Let queries show a run that is done, as if it were the newest; False if it is there no more."""
+        with self.writing() as session:
+            session.execute(select(EpisodeRow.id).where(EpisodeRow.id == episode_id).with_for_update())
+            is_current = session.scalar(
+                select(RunRow.is_current).where(
+                    RunRow.id == run_id, RunRow.episode_id == episode_id, RunRow.state == "done"
+                )
+            )
+            if is_current is False:
+                _make_current(session, run_id, episode_id)
+        return is_current is not None
 
     def start_run(self, episode_id: int, identity: RunIdentity) -> int:
         """Begin an attempt at an episode; an earlier one whose process has died is marked as failed.
@@ -252,22 +260,22 @@ class Store:
             heartbeat.stop()
 
     def _sweep(self, episode_id: int) -> None:
-        """Remove the files of runs that are neither done nor in progress.
+        """Remove the files of runs that are neither done nor in progress, as far as that can be done now.
 
         Folders are listed before rows are read: a run has its row before its folder.
         """
-        on_disk = self.stems.runs_of(episode_id)
-        if not on_disk:
-            return
-        with self.reading() as connection:
-            belonging = connection.scalars(
-                select(RunRow.id).where(RunRow.episode_id == episode_id, RunRow.state != "failed")
-            ).all()
-        for run_id in on_disk.difference(belonging):
-            try:
+        try:
+            on_disk = self.stems.runs_of(episode_id)
+            if not on_disk:
+                return
+            with self.reading() as connection:
+                belonging = connection.scalars(
+                    select(RunRow.id).where(RunRow.episode_id == episode_id, RunRow.state != "failed")
+                ).all()
+            for run_id in on_disk.difference(belonging):
                 self.stems.remove_run(episode_id, run_id)
-            except StoreError as error:
-                log.warning("%s; run: bgm store check --remove", error)
+        except StoreError as error:
+            log.warning("%s; run: bgm store check --remove", error)
 
 
 def _same(identity: RunIdentity | RunRow) -> tuple[Any, ...]:

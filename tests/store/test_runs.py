@@ -136,10 +136,41 @@ def test_another_model_takes_over_and_the_first_can_be_asked_for_again(store: St
     assert len(query.segments(store)) == 3
 
     assert store.find_done_run(episode_id, old) == old_run
+    assert set(query.segments(store)["model"]) == {"new"}, "who only looks changes nothing"
+    assert store.make_current(episode_id, old_run)
     assert query.segments(store)["model"].tolist() == ["old"] * 3
     assert query.segments(store)["has_music"].tolist() == [True, False, True]
     assert files(store) == keys(store)
     assert len(keys(store)) == 5
+
+
+def test_only_a_run_that_is_done_can_be_made_current(store: Store) -> None:
+    episode_id, other = add_episode(store, "a.ts"), add_episode(store, "b.ts")
+    shown_run = add_run(store, episode_id, identity("a.ts"), LEVELS)
+    running = store.start_run(episode_id, identity("a.ts", "new"))
+    assert store.make_current(episode_id, shown_run)
+    assert not store.make_current(episode_id, running)
+    assert not store.make_current(episode_id, running + 1)
+    assert not store.make_current(other, shown_run)
+    assert query.episodes(store, episode_id=episode_id)["run_id"].item() == shown_run
+
+
+@pytest.mark.parametrize("end", ["done", "failed"])
+def test_files_that_cannot_be_cleared_away_now_do_not_hide_how_a_run_ended(
+    store: Store, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    episode_id = add_episode(store, "a.ts")
+    run_id = store.start_run(episode_id, identity("a.ts"))
+    writer = store.stems.begin(episode_id, run_id)
+    folder = store.stems.root / store.stems.namespace / "0000"
+    folder.mkdir(parents=True)
+    (folder / str(episode_id)).write_text("a file where a folder should be")
+    if end == "done":
+        store.finish_run(run_id, make_result(writer, (None,)))
+    else:
+        store.fail_run(run_id, "no audio")
+    assert state(store, episode_id) == (end, "no audio" if end == "failed" else "")
+    assert "cannot be listed" in caplog.text
 
 
 def test_results_whose_stem_was_lost_are_made_anew(store: Store) -> None:
