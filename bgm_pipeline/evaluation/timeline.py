@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -191,7 +192,8 @@ def draw(timeline: Timeline, path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); name another file") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _draw_waveform(axes: Axes, timeline: Timeline) -> None:

@@ -59,9 +59,10 @@ class StemStore:
 
         path = self.path(stem.key)
         try:
-            samples, sample_rate = soundfile.read(path, dtype="float32")
+            samples, sample_rate = soundfile.read(os.fsencode(path), dtype="float32")
         except (soundfile.LibsndfileError, OSError) as error:
-            raise StoreError(f"{path}: the stem cannot be read ({error}); run: bgm store check") from error
+            why = error.strerror if isinstance(error, OSError) else error.error_string
+            raise StoreError(f"{path}: the stem cannot be read ({why}); run: bgm store check") from error
         described = samples_to_ms(stem.duration_samples)
         if sample_rate != SAMPLE_RATE or samples.ndim != 1 or samples_to_ms(len(samples)) != described:
             raise StoreError(f"{path}: not the stem that the database describes; run: bgm store check --deep")
@@ -171,10 +172,6 @@ class StemWriter:
                 _sync_folder(folder)
                 folder = folder.parent
         return tuple(self._stems)
-
-    def abort(self) -> None:
-        """Remove all that was written."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def to_pcm16(samples: Samples) -> NDArray[np.int16]:

@@ -196,6 +196,9 @@ def test_what_cannot_be_drawn_is_told_in_one_line(store: Store, settings: Settin
         draw(timeline, tmp_path / "t.bmp")
     with pytest.raises(InputError, match=r"no/t\.png: cannot be written \(No such file or directory\)"):
         draw(timeline, tmp_path / "no" / "t.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/t\.png: cannot be written \(Not a directory\)"):
+        draw(timeline, tmp_path / "file" / "t.png")
     assert not list(tmp_path.glob("t.*"))
 
 

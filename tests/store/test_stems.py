@@ -146,6 +146,18 @@ def test_a_span_that_is_none_is_refused(store: Store, start_ms: int, end_ms: int
         stem_span(store, episode_id, start_ms, end_ms)
 
 
+@on_sqlite
+def test_names_that_are_not_utf8_can_be_written_and_read(store: Store, tmp_path: Path) -> None:
+    span = stem_span(store, add_programme(store, "a.ts", LEVELS), 0, 12_000)
+    folder = tmp_path / "odd \udcff"
+    folder.mkdir()
+    span.save(folder / "\udcfe.wav")
+    (saved,) = folder.iterdir()
+    assert saved.name == "\udcfe.wav"
+    moved = store.stems.root.rename(folder / "stems")
+    assert np.array_equal(StemStore(moved, store.stems.namespace).read(span.found[0]), music(0))
+
+
 def test_an_episode_without_a_good_run_has_no_stems(store: Store) -> None:
     with pytest.raises(InputError, match="episode 5 has no finished run"):
         stem_span(store, 5, 0, 1)
@@ -167,11 +179,17 @@ def test_a_lost_stem_and_one_of_another_length_are_clear_errors(store: Store, tm
 @on_sqlite
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("span.mp3", r"span\.mp3: a stem is written as \.flac or \.wav"), ("no/span.wav", "cannot be written")],
+    [
+        ("span.mp3", r"span\.mp3: a stem is written as \.flac or \.wav"),
+        ("no/span.wav", r"span\.wav: cannot be written \(No such file"),
+        ("file/span.wav", r"span\.wav: cannot be written \(Not a directory"),
+        (f"{'x' * 250}.wav", r"cannot be written \(File name too long"),
+    ],
 )
 def test_a_span_that_cannot_be_saved_is_a_clear_error(
     store: Store, tmp_path: Path, name: str, complaint: str
 ) -> None:
+    (tmp_path / "file").touch()
     span = stem_span(store, add_programme(store, "a.ts", LEVELS), 0, 1_000)
     with pytest.raises(InputError, match=complaint):
         span.save(tmp_path / name)
