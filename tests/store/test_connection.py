@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from bgm_pipeline import query
 from bgm_pipeline.errors import InputError, StoreError
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.connection import describe, parse_url
+from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store, upgrade_database
-from store.samples import add_programme
+from store.samples import add_programme, on_sqlite
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,14 @@ def test_the_old_spelling_of_a_url_opens_the_database(pg_url: str, tmp_path: Pat
     with open_store(settings) as store:
         add_programme(store, "a.ts", (1.0,))
         assert len(query.events(store)) == 1
+
+
+@on_sqlite
+def test_what_was_committed_outlives_a_power_cut(store: Store) -> None:
+    with store.reading() as connection:
+        mode = connection.execute(text("PRAGMA journal_mode")).scalar()
+        synchronous = connection.execute(text("PRAGMA synchronous")).scalar()
+    assert (mode, synchronous) == ("wal", 2)
 
 
 def test_a_server_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
