@@ -35,18 +35,21 @@ def train(
     model: Annotated[str, typer.Argument(help="a network's name, see `bgm models`")],
     corpus: Annotated[Path, typer.Option(help="folder that `bgm corpus build` made")],
     out: Annotated[Path, typer.Option("--out", "-o", help="checkpoint, weights and log go here")],
-    hours: Annotated[float, typer.Option(help="train so long in all, resumptions counted in")] = 0.0,
-    steps: Annotated[int, typer.Option(help="train so many steps in all, instead of hours")] = 0,
-    crop_s: Annotated[float, typer.Option(help="length of the crops")] = 1.5,
-    batch_size: Annotated[int, typer.Option(help="crops a step (15 in the paper)")] = 2,
+    hours: Annotated[float, typer.Option(min=0, help="train so long in all, resumptions counted in")] = 0.0,
+    steps: Annotated[int, typer.Option(min=0, help="train so many steps in all, instead of hours")] = 0,
+    crop_s: Annotated[float, typer.Option(min=0.128, help="length of the crops")] = 1.5,
+    batch_size: Annotated[int, typer.Option(min=1, help="crops a step (15 in the paper)")] = 2,
     learning_rate: Annotated[float, typer.Option()] = 2e-3,
     seed: Annotated[int, typer.Option()] = 1,
-    validate_every_s: Annotated[float, typer.Option(help="seconds between validations")] = 600.0,
-    validation_crops: Annotated[int, typer.Option()] = 24,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores")] = 0,
+    validate_every_s: Annotated[float, typer.Option(min=0, help="seconds between validations")] = 600.0,
+    validation_crops: Annotated[int, typer.Option(min=1)] = 24,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
 ) -> None:
-    """Trains a network; run again with the same --out to go on after a stop, Ctrl-C or kill."""
+    """Trains a network; run again with the same --out to go on after a stop, Ctrl-C or kill.
+
+    Ctrl-C or SIGTERM ends it after the step and a last validation; a second one, at once.
+    """
     import torch
 
     from bgm_pipeline.models import registry
@@ -54,14 +57,13 @@ def train(
     from bgm_pipeline.separation import choose_device
     from bgm_pipeline.training import loop
     from bgm_pipeline.training.corpus import load_corpus
-    from bgm_pipeline.transforms import HOP_LENGTH
 
     if threads:
         torch.set_num_threads(threads)
     settings = loop.TrainingSettings(
         steps=steps,
         hours=hours,
-        crop_frames=round(crop_s * 16_000 / HOP_LENGTH / 8) * 8,
+        crop_frames=loop.TrainingSettings.frames_of(crop_s),
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
@@ -70,8 +72,14 @@ def train(
     )
     network, recordings = registry.get(model), load_corpus(corpus)
     stopped: list[int] = []
+
+    def stop(received: int, _: object) -> None:
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(received)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: stopped.append(received))
+        signal.signal(number, stop)
     with training_bar(model) as show:
         weights = loop.train(
             network,

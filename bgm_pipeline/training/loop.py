@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Subset
 from bgm_pipeline.errors import InputError, ModelError
 from bgm_pipeline.memory import reuse_freed_memory
 from bgm_pipeline.models import registry
-from bgm_pipeline.timebase import samples_to_s
+from bgm_pipeline.models.mmdensenet import FRAME_MULTIPLE
+from bgm_pipeline.timebase import s_to_samples, samples_to_s
 from bgm_pipeline.training.corpus import Corpus
 from bgm_pipeline.training.losses import objective_for
 from bgm_pipeline.training.mixing import MixtureDataset
@@ -35,9 +36,10 @@ class TrainingSettings:
 
     steps: int = 0
     hours: float = 0.0
-    """Of this machine's time, counted over all resumptions."""
+    """Of this machine's time, counted over all resumptions: steps, waits for mixtures, validations and
+    checkpoints, but for the last validation."""
     crop_frames: int = 96
-    """Length of a crop, STFT frames of 16 ms: 96 is 1.52 s."""
+    """Length of a crop, STFT frames of 16 ms: 96 is 1.52 s. See `frames_of`."""
     batch_size: int = 2
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -50,6 +52,30 @@ class TrainingSettings:
     validation_crops: int = 24
     checkpoint_every_s: float = 120.0
     loader_processes: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses what makes no sense.
+
+        Raises:
+            InputError: a value is too small, or is no number.
+        """
+        least = {
+            **dict.fromkeys(("steps", "hours", "weight_decay", "warmup", "ema_decay"), 0),
+            **dict.fromkeys(("validate_every_s", "checkpoint_every_s", "loader_processes"), 0),
+            **dict.fromkeys(("batch_size", "validation_crops"), 1),
+            "crop_frames": FRAME_MULTIPLE,
+        }
+        for name, minimum in least.items():
+            if not getattr(self, name) >= minimum:
+                raise InputError(f"{name} is {getattr(self, name)}; give {minimum} or more")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; give a number above 0")
+
+    @staticmethod
+    def frames_of(crop_s: float) -> int:
+        """Frames of a crop of so many seconds: the nearest number that the networks need not pad."""
+        return round(s_to_samples(crop_s) / HOP_LENGTH / FRAME_MULTIPLE) * FRAME_MULTIPLE
 
     @property
     def crop_samples(self) -> int:
@@ -92,8 +118,9 @@ def train(
         Path of the weights.
 
     Raises:
-        InputError: neither steps nor hours given, or the corpus lacks music or speech.
-        ModelError: the checkpoint belongs to another network, or the loss is not a number.
+        InputError: neither steps nor hours given, the corpus lacks music or speech, or `folder` is none.
+        ModelError: the checkpoint belongs to another network or to other mixtures, or the loss is not a
+            number.
     """
     if not settings.steps and not settings.hours:
         raise InputError("say how long to train: a number of steps or of hours")
@@ -102,7 +129,10 @@ def train(
     for split in ("train", "valid"):
         if not corpus.select(split, "music") or not corpus.select(split, "speech"):
             raise InputError(f"{corpus.folder}: split {split!r} needs both music and speech")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
     run = _Training(network, corpus, folder, settings, device)
     run.resume()
     run.go(on_step, should_stop)
@@ -149,25 +179,28 @@ class _Training:
 
     def go(self, on_step: Callable[[Progress], None], should_stop: Callable[[], bool]) -> None:
         """Steps until the training is over or stopped; checkpoints and validates on the way."""
-        saved = validated = time.monotonic()
+        since = saved = validated = time.monotonic()
         losses: list[float] = []
         for batch in self.batches():
             if self.progress.done >= 1 or should_stop():
                 break
-            before = time.monotonic()
             losses.append(self.step({name: tensor.to(self.device) for name, tensor in batch.items()}))
             self.progress.loss = losses[-1]
             now = time.monotonic()
-            self.count(now - before)
+            self.count(now - since)
+            since = now
             on_step(self.progress)
             if now - validated > self.settings.validate_every_s:
                 self.progress.quality = self.validate()
                 validated = time.monotonic()
             if now - saved > self.settings.checkpoint_every_s:
-                self.save(losses)
+                self.save()
+                self.log(losses)
                 losses, saved = [], time.monotonic()
+        self.save()  # whoever stops a training may not wait for its last validation
         self.progress.quality = self.validate()
-        self.save(losses)
+        self.save()
+        self.log(losses)
 
     def count(self, seconds: float) -> None:
         """Adds one step of so many seconds to the progress."""
@@ -224,7 +257,10 @@ class _Training:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Mean quality of the averaged weights over the validation crops (those of 3 s that hold music)."""
+        """Mean quality of the averaged weights over the validation crops, twice as long as those trained on.
+
+        Crops without music do not count for separation.
+        """
         s = self.settings
         length = 2 * s.crop_samples
         data = MixtureDataset(
@@ -237,8 +273,13 @@ class _Training:
         ]
         return float(torch.cat(qualities).nanmean())
 
-    def save(self, losses: list[float]) -> None:
-        """Checkpoint, weights and a row of the log; the checkpoint is replaced whole."""
+    def mixtures(self) -> dict[str, int]:
+        """The settings that decide which mixtures a step sees."""
+        s = self.settings
+        return {"batch_size": s.batch_size, "crop_frames": s.crop_frames, "seed": s.seed}
+
+    def save(self) -> None:
+        """Checkpoint and weights, each replaced whole."""
         partial = self.checkpoint_path.with_suffix(".partial")
         torch.save(
             {
@@ -248,6 +289,7 @@ class _Training:
                 "optimiser": self.optimiser.state_dict(),
                 "amp": self.amp.state_dict(),
                 "progress": asdict(self.progress),
+                "mixtures": self.mixtures(),
             },
             partial,
         )
@@ -264,6 +306,10 @@ class _Training:
                 "validation": f"{p.quality:.3f}",
             },
         )
+
+    def log(self, losses: list[float]) -> None:
+        """Adds a row to the log, with the mean of the losses since the last one."""
+        p = self.progress
         new = not self.log_path.exists()
         with self.log_path.open("a", newline="") as file:
             log = csv.writer(file)
@@ -285,6 +331,19 @@ class _Training:
                 f"{self.checkpoint_path} holds a training of {held['network']}, not of {self.network.name}; "
                 "give another folder"
             )
+        # A checkpoint of an earlier version does not tell.
+        held_mixtures, mixtures = held.get("mixtures", self.mixtures()), self.mixtures()
+        if held_mixtures != mixtures:
+            then, now = (
+                ", ".join(
+                    f"{name} {values[name]}" for name in mixtures if held_mixtures[name] != mixtures[name]
+                )
+                for values in (held_mixtures, mixtures)
+            )
+            raise ModelError(
+                f"{self.checkpoint_path} holds a training with {then}, not with {now}; "
+                "give the same again, or another folder"
+            )
         self.module.load_state_dict(held["module"])
         self.average.load_state_dict(held["average"])
         self.optimiser.load_state_dict(held["optimiser"])
@@ -295,6 +354,11 @@ class _Training:
 
 def _leave_stopping_to_the_parent(worker: int) -> None:
     """Ctrl-C and systemd signal the whole process group; a loader that dies first would end the training
-    before its checkpoint is written. Loaders end by themselves when their parent is gone."""
+    before its checkpoint is written. Loaders end by themselves when their parent is gone; a second signal
+    ends one that hangs."""
+
+    def forgive_once(received: int, _: object) -> None:
+        signal.signal(received, signal.SIG_DFL)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, forgive_once)

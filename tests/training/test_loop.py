@@ -2,10 +2,12 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from bgm_pipeline.models import registry
 from bgm_pipeline.timebase import SAMPLE_RATE
 from bgm_pipeline.training.corpus import build_from_folders, load_corpus
 from bgm_pipeline.training.loop import Progress, TrainingSettings, train
-from bgm_pipeline.training.losses import si_sdr_db
+from bgm_pipeline.training.losses import DetectionObjective, si_sdr_db
 
 CPU = torch.device("cpu")
 
@@ -38,6 +40,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(root / "speech" / f"source{number}" / "s.wav", 0.1 * bursts, SAMPLE_RATE)
     build_from_folders(root / "corpus", root / "music", root / "speech", valid_share=0.2, test_share=0.2)
     return root / "corpus"
+
+
+@pytest.fixture(scope="module")
+def begun(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of one step, to go on from."""
+    path = tmp_path_factory.mktemp("begun")
+    train(registry.get("music_detector"), load_corpus(folder), path, short(1), CPU)
+    return path
 
 
 def short(steps: int, **changes: float) -> TrainingSettings:
@@ -131,8 +141,83 @@ def test_a_checkpoint_of_another_network_is_refused(folder: Path, tmp_path: Path
         train(registry.get("2dmmdensenet"), corpus, tmp_path, short(1), CPU)
 
 
+@pytest.mark.parametrize("change", [{"batch_size": 2}, {"crop_frames": 32}, {"seed": 9}])
+def test_other_mixtures_than_those_begun_with_are_refused(
+    begun: Path, folder: Path, tmp_path: Path, change: dict[str, float]
+) -> None:
+    (name,) = change
+    shutil.copytree(begun, tmp_path / "copy")
+    with pytest.raises(ModelError, match=f"training with {name} .*, not with {name} .*another folder"):
+        train(registry.get("music_detector"), load_corpus(folder), tmp_path / "copy", short(2, **change), CPU)
+
+
+def test_a_checkpoint_that_tells_no_mixtures_is_taken_as_it_is(
+    begun: Path, folder: Path, tmp_path: Path
+) -> None:
+    held = torch.load(begun / "checkpoint.pt", weights_only=True)
+    del held["mixtures"]
+    torch.save(held, tmp_path / "checkpoint.pt")
+    steps: list[int] = []
+    train(
+        *(registry.get("music_detector"), load_corpus(folder), tmp_path, short(2, seed=9), CPU),
+        lambda progress: steps.append(progress.step),
+    )
+    assert steps == [2]
+
+
+def test_hours_are_those_of_the_clock_not_of_the_steps_alone(folder: Path, tmp_path: Path) -> None:
+    told: list[float] = []
+
+    def dawdle(progress: Progress) -> None:
+        told.append(progress.seconds)
+        time.sleep(0.5)
+
+    train(registry.get("music_detector"), load_corpus(folder), tmp_path, short(3), CPU, dawdle)
+    assert all(later - earlier >= 0.5 for earlier, later in pairwise(told))
+
+
+def test_a_training_that_dies_in_its_last_validation_has_its_steps(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: DetectionObjective, *_: object) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DetectionObjective, "quality", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(registry.get("music_detector"), load_corpus(folder), tmp_path, short(2), CPU)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["step"] == 2
+
+
+@pytest.mark.parametrize("name", ["music_detector", "2dmmdensenet"])
+def test_the_shortest_crop_trains(folder: Path, tmp_path: Path, name: str) -> None:
+    settings = short(1, crop_frames=TrainingSettings.frames_of(0.128), batch_size=8)
+    assert settings.crop_frames == 8
+    path = train(registry.get(name), load_corpus(folder), tmp_path, settings, CPU)
+    assert registry.load(str(path), registry.get(name).task).metadata["steps"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", -1),
+        ("hours", float("nan")),
+        ("crop_frames", TrainingSettings.frames_of(0.03)),
+        ("batch_size", 0),
+        ("validation_crops", 0),
+        ("validate_every_s", -1),
+        ("learning_rate", 0),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=name):
+        TrainingSettings(**{"steps": 1, name: value})  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_trained_is_said(folder: Path, tmp_path: Path) -> None:
     corpus = load_corpus(folder)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="another folder"):
+        train(registry.get("music_detector"), corpus, tmp_path / "file", short(1), CPU)
     with pytest.raises(InputError, match="how long"):
         train(registry.get("music_detector"), corpus, tmp_path, short(0), CPU)
     with pytest.raises(ModelError, match="nothing to train"):
