@@ -48,10 +48,10 @@ class SeparationSettings(BaseModel):
 class DetectionSettings(BaseModel):
     """From scores to events; scores are 0..1, ten a second."""
 
-    onset: float = Field(0.5, ge=0, le=1, description="an event starts where the score rises above this")
-    offset: float = Field(0.4, ge=0, le=1, description="an event ends where the score falls below this")
+    onset: float = Field(0.6, ge=0, le=1, description="an event starts where the score rises above this")
+    offset: float = Field(0.5, ge=0, le=1, description="an event ends where the score falls below this")
     min_duration_on_s: float = Field(0.5, ge=0, description="shorter events are dropped")
-    min_duration_off_s: float = Field(0.5, ge=0, le=SEGMENT_S, description="shorter holes are filled")
+    min_duration_off_s: float = Field(0.3, ge=0, le=SEGMENT_S, description="shorter holes are filled")
     min_segment_music_s: float = Field(0.5, gt=0, description="a segment with this much music holds music")
 
     @model_validator(mode="after")
@@ -128,13 +128,13 @@ class Settings(BaseSettings):
 
 
 def load_settings(**changes: Any) -> Settings:
-    """The settings that the environment and the ``.env`` file give, but for `changes`.
+    """The settings that the environment and the ``.env`` file give, but for `changes` that are not None.
 
     Raises:
         InputError: a variable has a value that cannot be used; the message names it.
     """
     try:
-        return Settings(**changes)
+        return Settings(**{name: value for name, value in changes.items() if value is not None})
     except ValidationError as error:
         wrong = [
             f"BGM_{'__'.join(map(str, one['loc'])).upper()}: {one['msg'].removeprefix('Value error, ')}"

@@ -15,7 +15,7 @@ from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, SEGMENT_SAMPLE
 from bgm_pipeline.types import Gap, Samples
 
 CALIBRATION = Calibration({"mixture_logit": 1.0}, 0.0, 1.0, 0.0)
-SETTINGS = DetectionSettings()
+SETTINGS = DetectionSettings(onset=0.5, offset=0.4, min_duration_off_s=0.5)
 
 
 def scores(text: str) -> Samples:
