@@ -44,6 +44,7 @@ def process(
     """Finds the music of broadcast files and keeps it in the database. A file that fails stops no other."""
     from bgm_pipeline import query
     from bgm_pipeline.errors import BgmError
+    from bgm_pipeline.media.ffmpeg import shown
     from bgm_pipeline.pipeline import Networks, process_episode
     from bgm_pipeline.progress import programme_bar
     from bgm_pipeline.store.session import open_store
@@ -57,7 +58,7 @@ def process(
         networks = Networks(settings)
         for path in files:
             try:
-                with programme_bar(path.name) as show:
+                with programme_bar(shown(path.name)) as show:
                     done = process_episode(
                         Episode(path, channel, title, on_air),
                         store,
@@ -75,7 +76,7 @@ def process(
             row = query.episodes(store, episode_id=done.episode_id).iloc[0]
             music, total = (format_timecode(s_to_ms(row[name])) for name in ("music_s", "duration_s"))
             known = "" if done.is_new else " (known already; --force makes it anew)"
-            typer.echo(f"episode {done.episode_id}: {path.name}: {music} of music in {total}{known}")
+            typer.echo(f"episode {done.episode_id}: {shown(path.name)}: {music} of music in {total}{known}")
     if failed:
         raise typer.Exit(1)
 
@@ -91,6 +92,7 @@ def separate(
 ) -> None:
     """Separates files into music and residual, 16 kHz mono, at the level of the input."""
     from bgm_pipeline.errors import BgmError, InputError
+    from bgm_pipeline.media.ffmpeg import shown
     from bgm_pipeline.models import registry
     from bgm_pipeline.pipeline import output_names, separate_file
     from bgm_pipeline.progress import programme_bar
@@ -101,12 +103,12 @@ def separate(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror}); name another folder") from error
+        raise InputError(f"{shown(out)}: cannot be made ({error.strerror}); name another folder") from error
     separator = Separator(registry.load(settings.model), settings)
     failed = False
     for source, (music, residual) in zip(files, names, strict=True):
         try:
-            with programme_bar(source.name) as show:
+            with programme_bar(shown(source.name)) as show:
                 report = separate_file(
                     source,
                     music,
@@ -122,8 +124,8 @@ def separate(
             typer.echo(f"bgm: {error}", err=True)
             continue
         for damage in report.damage:
-            typer.echo(f"bgm: {source.name}: {damage.message} (x {damage.count})", err=True)
-        typer.echo(f"{music}\n{residual}")
+            typer.echo(f"bgm: {shown(source.name)}: {damage.message} (x {damage.count})", err=True)
+        typer.echo(f"{shown(music)}\n{shown(residual)}")
     if failed:
         raise typer.Exit(1)
 

@@ -103,6 +103,29 @@ def test_separate_any_rate_in_16_khz_out(bgm, chord: Path, tmp_path: Path) -> No
     assert np.allclose(music[0] + residual[0], samples, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["bad\udcff.wav", "two\nlines.wav", f"{'n' * 236}.wav"])
+def test_odd_names_are_separated_and_shown_in_one_line(bgm, chord: Path, name: str) -> None:  # type: ignore[no-untyped-def]
+    chord.rename(chord.with_name(name))
+    done = bgm("separate", name, "-o", "out", "--model", "passthrough")
+    assert done.returncode == 0, done.stderr
+    stem = Path(name).stem
+    written = sorted(path.name for path in (chord.parent / "out").iterdir())
+    assert written == [f"{stem}.music.wav", f"{stem}.residual.wav"]
+    assert len(done.stdout.splitlines()) == 2
+    done = bgm("process", name, "--model", "passthrough")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_name_too_long_to_write_is_one_line(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
+    chord.rename(chord.with_name(f"{'n' * 246}.wav"))
+    done = bgm("separate", f"{'n' * 246}.wav", "-o", "out", "--model", "passthrough")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert line.startswith("bgm: out/nnn") and "(File name too long); name another folder, or give" in line
+    assert list((chord.parent / "out").iterdir()) == []
+
+
 def test_models_tells_size_and_training_of_each(bgm) -> None:  # type: ignore[no-untyped-def]
     done = bgm("models", COLUMNS="160")
     assert done.returncode == 0, done.stderr
