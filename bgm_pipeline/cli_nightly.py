@@ -48,6 +48,8 @@ def nightly(
     folder = inbox or settings.inbox.folder
     if folder is None:
         raise InputError("no inbox is named; write bgm nightly FOLDER, or set BGM_INBOX__FOLDER")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"{shown(out)}: there is no such folder; make it, or name another file")
 
     def tell(row: NightRow) -> None:
         if row.outcome in ("new", "failed", "busy"):
@@ -81,7 +83,9 @@ def nightly(
         try:
             out.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise InputError(f"{out}: cannot be written ({error.strerror}); name another file") from error
+            typer.echo(text, nl=False)
+            cure = "name another file; the report is on the standard output"
+            raise InputError(f"{shown(out)}: cannot be written ({error.strerror}); {cure}") from error
     if report.has_failed:
         raise typer.Exit(1)
 

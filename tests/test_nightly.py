@@ -16,6 +16,7 @@ import pytest
 import typer
 from nights import environment_of, record, save_detector, small_settings
 from pandas.testing import assert_frame_equal
+from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 from bgm_pipeline import cli_nightly, query
@@ -213,8 +214,18 @@ def test_other_settings_are_another_run(
     assert (second.outcome, second.episode_id) == ("new", first.episode_id)
     assert second.run_id != first.run_id
     config.detection.min_duration_on_s = 0.5
+    before = runs_of(store)
+    assert [found.file for found in plan_night(inbox, store, networks, config).due] == ["a.wav"]
+    assert runs_of(store) == before, "a plan changes nothing"
     (third,) = night().rows
     assert (third.outcome, third.run_id) == ("known", first.run_id)
+    assert query.episodes(store)["run_id"].tolist() == [first.run_id]
+    assert not plan_night(inbox, store, networks, config).due
+
+
+def runs_of(store: Store) -> list[tuple[object, ...]]:
+    with store.reading() as connection:
+        return [tuple(row) for row in connection.execute(text("SELECT * FROM runs ORDER BY id"))]
 
 
 def test_a_table_that_comes_later_tells_of_what_is_known(
@@ -321,6 +332,20 @@ def test_the_command_writes_a_table_or_json_and_its_exit_code_tells(
     }
     assert rows["c.wav"]["music_s"] == rows["c.wav"]["duration_s"] == 3.0
     assert f"failed: {inbox / 'bad.mp4'}" in result.stderr
+
+
+def test_a_report_that_cannot_be_written_is_said_before_the_work_or_printed(
+    inbox: Path, bgm: Callable[..., Result], tmp_path: Path, store: Store
+) -> None:
+    record(inbox / "a.wav")
+    early = bgm("-o", tmp_path / "nosuch" / "x.json", inbox)
+    assert isinstance(early.exception, InputError)
+    assert "there is no such folder" in str(early.exception)
+    assert query.episodes(store).empty
+    late = bgm("-o", tmp_path, "--format", "json", inbox)
+    assert isinstance(late.exception, InputError)
+    assert "Is a directory" in str(late.exception)
+    assert [row["outcome"] for row in json.loads(late.stdout)] == ["new"]
 
 
 def test_an_inbox_that_is_not_there_or_not_named_is_one_line(
