@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from sqlalchemy import delete
 
 from bgm_pipeline import pipeline, query
 from bgm_pipeline.errors import InputError, MediaError
 from bgm_pipeline.models import registry
 from bgm_pipeline.pipeline import Networks, output_names, process_episode, separate_file
 from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.orm import RunRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.span import stem_span
-from bgm_pipeline.types import Episode, Samples
+from bgm_pipeline.types import Episode, RunIdentity, Samples
 
 RATE = 16_000
 
@@ -166,6 +168,59 @@ def test_a_failure_leaves_earlier_results_as_they_were(
     [row] = query.episodes(store).itertuples()
     assert (row.state, row.reason) == ("failed", "OSError: the disk is gone")
     assert len(list(store.stems.root.rglob("*.flac"))) == 3
+
+
+def test_what_was_asked_for_last_is_shown(
+    programme: Path, store: Store, store_settings: Settings, networks: Networks
+) -> None:
+    first = process_episode(Episode(programme), store, networks, store_settings)
+    store_settings.keep = "all"
+    process_episode(Episode(programme), store, networks, store_settings)
+    store_settings.keep = "music"
+    again = process_episode(Episode(programme), store, networks, store_settings)
+    assert (again.run_id, again.is_new) == (first.run_id, False)
+    assert query.episodes(store)["run_id"].item() == first.run_id
+
+
+def test_results_that_vanish_while_they_are_looked_up_are_made_anew(
+    programme: Path,
+    store: Store,
+    store_settings: Settings,
+    networks: Networks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = process_episode(Episode(programme), store, networks, store_settings)
+    before = rows_of(store)
+    find = store.find_done_run
+
+    def find_what_goes(episode_id: int, identity: RunIdentity) -> int | None:
+        found = find(episode_id, identity)
+        with store.writing() as session:
+            session.execute(delete(RunRow).where(RunRow.state == "done"))
+        return found
+
+    monkeypatch.setattr(store, "find_done_run", find_what_goes)
+    again = process_episode(Episode(programme), store, networks, store_settings)
+    assert again.is_new and again.run_id != first.run_id
+    assert rows_of(store) == before
+
+
+def test_the_first_error_is_told_even_where_the_run_cannot_be_marked(
+    programme: Path,
+    store: Store,
+    store_settings: Settings,
+    networks: Networks,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def lose(stage: str, done_s: float, total_s: float | None) -> None:
+        if done_s:
+            with store.writing() as session:
+                session.execute(delete(RunRow))
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        process_episode(Episode(programme), store, networks, store_settings, progress=lose)
+    assert "is not marked as failed: run 1 is not in progress" in caplog.text
 
 
 def test_a_file_that_changes_meanwhile_is_not_stored(
