@@ -10,6 +10,7 @@ import torch
 from sqlalchemy import delete
 
 from bgm_pipeline import pipeline, query
+from bgm_pipeline.detection import Calibration
 from bgm_pipeline.errors import InputError, MediaError
 from bgm_pipeline.models import registry
 from bgm_pipeline.pipeline import Networks, output_names, process_episode, separate_file
@@ -48,6 +49,7 @@ def networks(store_settings: Settings) -> Networks:
     made = Networks(store_settings)
     made.separator.module = HighPass()
     made.detector.module = Bright()
+    made.detector.calibration = Calibration({"mixture_logit": 1.0}, 0.0, 1.0, 0.0)
     return made
 
 
