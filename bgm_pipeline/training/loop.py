@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Subset
 
 from bgm_pipeline.errors import InputError, ModelError
+from bgm_pipeline.folders import make_folder
 from bgm_pipeline.memory import reuse_freed_memory
 from bgm_pipeline.models import registry
 from bgm_pipeline.models.mmdensenet import FRAME_MULTIPLE
@@ -118,7 +119,7 @@ def train(
         Path of the weights.
 
     Raises:
-        InputError: neither steps nor hours given, the corpus lacks music or speech, or `folder` is none.
+        InputError: neither steps nor hours given, no music or speech in the corpus, or no such folder.
         ModelError: the checkpoint belongs to another network or to other mixtures, or the loss is not a
             number.
     """
@@ -129,10 +130,7 @@ def train(
     for split in ("train", "valid"):
         if not corpus.select(split, "music") or not corpus.select(split, "speech"):
             raise InputError(f"{corpus.folder}: split {split!r} needs both music and speech")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+    make_folder(folder)
     run = _Training(network, corpus, folder, settings, device)
     run.resume()
     run.go(on_step, should_stop)

@@ -1,0 +1,141 @@
+"""Training, calibrating and evaluating from the command line."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from made_up import made_up_corpus
+from typer.testing import CliRunner, Result
+
+from bgm_pipeline.cli import app
+from bgm_pipeline.errors import InputError
+
+PROGRAM = str(Path(sys.executable).with_name("bgm"))
+
+
+def bgm(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A corpus for each split."""
+    made = {}
+    for split in ("valid", "test"):
+        made[split] = tmp_path_factory.mktemp(split)
+        made_up_corpus(made[split], split)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A corpus with a split to train on and one to validate on."""
+    made_up_corpus(tmp_path, "train")
+    tables = {name: (tmp_path / name).read_text() for name in ("corpus.csv", "packages.csv")}
+    for name, text in tables.items():
+        valid = [line.replace("train", "valid", 1) for line in text.splitlines()[1:]]
+        (tmp_path / name).write_text("\n".join([*text.splitlines(), *valid]) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("train", "--crop-s", "0.03"),
+        ("train", "--batch-size", "0"),
+        ("train", "--validation-crops", "0"),
+        ("train", "--steps", "-1"),
+        ("train", "--hours", "-1"),
+        ("train", "--validate-every-s", "-1"),
+        ("calibrate", "--programmes", "0"),
+        ("calibrate", "--minutes", "0"),
+        ("evaluate", "--programmes", "0"),
+        ("evaluate", "--minutes", "0"),
+        ("evaluate", "--mixtures", "0"),
+    ],
+)
+def test_too_little_is_refused_before_anything_is_done(
+    tmp_path: Path, command: str, option: str, value: str
+) -> None:
+    network = ["music_detector"] if command == "train" else []
+    refused = bgm(command, *network, "--corpus", tmp_path, "-o", tmp_path / "out", option, value)
+    assert refused.exit_code == 2
+    assert option in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_where_a_folder_is_wanted_is_named(folder: Path) -> None:
+    file = folder / "corpus.csv"
+    for command in (["train", "music_detector", "--steps", "1"], ["evaluate"]):
+        found = bgm(*command, "--corpus", folder, "-o", file).exception
+        assert isinstance(found, InputError)
+        assert str(file) in str(found)
+
+
+@pytest.mark.parametrize("content", ["[]", "no JSON", None])
+def test_what_is_no_file_of_calibrations_is_left_as_it_is(
+    corpora: dict[str, Path], tmp_path: Path, content: str | None
+) -> None:
+    out = tmp_path / "own.json"
+    out.mkdir() if content is None else out.write_text(content)
+    found = bgm("calibrate", "--corpus", corpora["valid"], "-o", out).exception
+    assert isinstance(found, InputError)
+    assert "own.json: no file of calibrations" in str(found)
+    assert out.is_dir() if content is None else out.read_text() == content
+
+
+def test_calibrating_and_evaluating_use_the_network_that_the_environment_names(
+    corpora: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BGM_MODEL", "passthrough")
+    own = tmp_path / "new" / "own.json"
+    least = ("--minutes", 0.5, "--programmes", 1, "--device", "cpu")
+    fitted = bgm("calibrate", "--corpus", corpora["valid"], "-o", own, *least)
+    assert fitted.exit_code == 0, fitted.output
+    assert list(json.loads(own.read_text())) == ["passthrough"]
+    monkeypatch.setenv("BGM_CALIBRATION", str(own))
+    done = bgm("evaluate", "--corpus", corpora["test"], "-o", tmp_path / "r", "--mixtures", 1, *least)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "r" / "passthrough.md").read_text()
+
+
+@contextmanager
+def training(folder: Path, out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A training without end, once it listens to signals."""
+    command = [PROGRAM, "train", "music_detector", "--corpus", folder, "-o", out, "--steps", "100000"]
+    with subprocess.Popen([*map(str, command), *options], stdout=subprocess.PIPE, text=True) as child:
+        try:
+            wait_for(out, child)
+            yield child
+        finally:
+            child.kill()
+
+
+def wait_for(path: Path, child: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+
+
+def test_a_signal_ends_a_training_with_a_checkpoint(folder: Path) -> None:
+    with training(folder, folder / "out", "--crop-s", "0.5", "--validation-crops", "1") as child:
+        child.send_signal(signal.SIGTERM)
+        said, _ = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert said == f"stopped, resumes from here: {folder / 'out' / 'music_detector.safetensors'}\n"
+    assert (folder / "out" / "checkpoint.pt").is_file()
+
+
+def test_a_second_signal_ends_a_training_at_once(folder: Path) -> None:
+    hours_of_validation = ("--validation-crops", "1000000")
+    with training(folder, folder / "out", "--crop-s", "0.5", *hours_of_validation) as child:
+        child.send_signal(signal.SIGTERM)
+        wait_for(folder / "out" / "music_detector.safetensors", child)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) != 0
