@@ -5,7 +5,7 @@ from typing import Any, Literal
 from alembic import context
 from sqlalchemy import Connection, text
 
-from bgm_pipeline.settings import Settings
+from bgm_pipeline.settings import load_settings
 from bgm_pipeline.store.connection import make_engine
 from bgm_pipeline.store.orm import Base, UtcDateTime
 
@@ -44,5 +44,5 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    with make_engine(Settings().resolved_database_url).connect() as own:
+    with make_engine(load_settings().resolved_database_url).connect() as own:
         run(own)

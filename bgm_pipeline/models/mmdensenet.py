@@ -40,7 +40,7 @@ class DilatedMMDenseNet(nn.Module):
 
         Args:
             magnitude: ``(batch, 1, 513, frame)``, non-negative, any number of frames; scaled as
-                `transforms.normalise` does.
+                `transforms.normalising_gain` says.
 
         Returns:
             ``(batch, 1, 513, frame)``, each value in 0..1.
