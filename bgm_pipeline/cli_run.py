@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -133,22 +134,34 @@ def separate(
 def models() -> None:
     """Lists the networks, and what is known of their weights."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from bgm_pipeline.errors import ModelError
     from bgm_pipeline.models import registry
 
-    table = Table("network", "for", "parameters", "weights", "quality", "source")
+    table = Table(Column("network", no_wrap=True), "for", "parameters", "weights", "quality", "source")
     for network in registry.NETWORKS.values():
         parameters = sum(parameter.numel() for parameter in network.build().parameters())
         try:
             metadata = registry.load(network.name, network.task).metadata
         except ModelError:
             metadata = None
-        trained = "none yet" if metadata is None else f"{metadata['hours']} h" if metadata else "needs none"
-        quality = (metadata or {}).get("validation", "")
+        trained = (
+            "none yet"
+            if metadata is None
+            else f"{metadata.get('hours', '?')} h"
+            if metadata
+            else "needs none"
+        )
+        quality = _quality(network.task, (metadata or {}).get("validation"))
         table.add_row(network.name, network.task, f"{parameters:,}", trained, quality, network.source)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _quality(task: str, validation: str | None) -> str:
+    if validation is None:
+        return ""
+    return f"{validation} dB SI-SDR" if task == "separation" else f"{float(validation):.1%} of scores right"
 
 
 def _settings(**changes: str | None) -> Settings:

@@ -1,6 +1,7 @@
 """Training, calibrating and evaluating from the command line."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -103,6 +104,15 @@ def test_calibrating_and_evaluating_use_the_network_that_the_environment_names(
     done = bgm("evaluate", "--corpus", corpora["test"], "-o", tmp_path / "r", "--mixtures", 1, *least)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "r" / "passthrough.md").read_text()
+
+
+def test_models_are_listed_whole_in_a_pipe() -> None:
+    done = subprocess.run([PROGRAM, "models"], capture_output=True, text=True, check=True, timeout=60)
+    assert "…" not in done.stdout
+    assert re.search(
+        r"2dmmdensenet .*587,400.* [\d.]+ h .* -?[\d.]+ dB SI-SDR .*Heo, Kim & Kwon 2019", done.stdout
+    )
+    assert re.search(r"music_detector .*[\d.]+% of scores right", done.stdout)
 
 
 @contextmanager
