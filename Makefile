@@ -32,6 +32,7 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED) ffmpeg
 	$(BIN)/python benchmarks/store_queries.py --rows 500000
+	$(BIN)/python benchmarks/memory.py --long-s 1800
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
