@@ -146,13 +146,9 @@ def models() -> None:
             metadata = registry.load(network.name, network.task).metadata
         except ModelError:
             metadata = None
-        trained = (
-            "none yet"
-            if metadata is None
-            else f"{metadata.get('hours', '?')} h"
-            if metadata
-            else "needs none"
-        )
+        trained = "none yet" if metadata is None else "needs none"
+        if metadata:
+            trained = f"{metadata.get('hours', '?')} h"
         quality = _quality(network.task, (metadata or {}).get("validation"))
         table.add_row(network.name, network.task, f"{parameters:,}", trained, quality, network.source)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
