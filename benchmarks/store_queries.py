@@ -137,7 +137,7 @@ def insert_batch(
             bounds = (max(row[5] for row in segments), min(levels, default=None), max(levels, default=None))
             run_rows.append(
                 (run_id, number, state, current, reason, sha256, *made, moment, moment, moment)
-                + ("mpegts", count * 12_000, music_ms, *bounds, 0, "{}", "{}", "[]", "[]")
+                + ("mpegts", count * 12_000, music_ms, *bounds, 0, "{}", "{}", "{}", "[]", "[]")
             )
             if failed:
                 continue

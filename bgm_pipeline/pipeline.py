@@ -119,13 +119,14 @@ def run_identity(
     join_tracks: bool = False,
 ) -> RunIdentity:
     """What makes the results of `process_episode`, for a file with that hash and the same arguments."""
-    request = f"{settings.results_sha256()} {sorted(audio_streams)} {join_tracks}"
+    chosen = {"audio_streams": sorted(audio_streams), "join_tracks": join_tracks, **settings.results()}
     return RunIdentity(
         source_sha256,
         networks.name,
         networks.sha256,
-        hashlib.sha256(request.encode()).hexdigest(),
+        hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest(),
         version("bgm-pipeline"),
+        chosen,
     )
 
 

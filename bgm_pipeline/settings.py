@@ -113,9 +113,9 @@ class Settings(BaseSettings):
         """``stem_store``, or the folder below ``data_dir``; absolute."""
         return Path(self.stem_store).absolute() if self.stem_store else self.data_dir.absolute() / "stems"
 
-    def results_sha256(self) -> str:
-        """Hash of the settings that change results: not of places, threads or batch sizes."""
-        results = self.model_dump(
+    def results(self) -> dict[str, Any]:
+        """The settings that change results, as JSON knows them: not places, threads or batch sizes."""
+        return self.model_dump(
             mode="json",
             include={
                 "keep": True,
@@ -124,7 +124,10 @@ class Settings(BaseSettings):
                 "detection": True,
             },
         )
-        return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+
+    def results_sha256(self) -> str:
+        """Hash of the settings that change results."""
+        return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()
 
 
 def load_settings(**changes: Any) -> Settings:

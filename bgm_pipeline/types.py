@@ -4,6 +4,7 @@ file's presentation timeline; an end is the first sample after."""
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,6 +167,8 @@ class RunIdentity:
     model_sha256: str
     settings_sha256: str
     code_version: str
+    settings: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What `settings_sha256` is of, to be read by people."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from bgm_pipeline import pipeline, query
 from bgm_pipeline.detection import Calibration
@@ -139,6 +139,11 @@ def test_other_settings_make_another_run(
     second = process_episode(Episode(programme), store, networks, store_settings)
     assert second.is_new and second.run_id != first.run_id
     assert stem_span(store, second.episode_id, 36_000, 39_000).silent_ms == ()
+    with store.reading() as connection:
+        kept = connection.scalars(select(RunRow.settings).order_by(RunRow.id)).all()
+    assert [settings["keep"] for settings in kept] == ["music", "all"]
+    assert kept[1]["detection"]["onset"] == store_settings.detection.onset
+    assert kept[1]["audio_streams"] == []
 
 
 def test_a_file_that_is_no_recording_fails_with_its_reason_and_leaves_nothing(

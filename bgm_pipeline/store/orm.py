@@ -149,6 +149,7 @@ class RunRow(Base):
     min_music_to_speech_db: Mapped[float | None]
     max_music_to_speech_db: Mapped[float | None]
     stem_count: Mapped[int | None]
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON)
     selection: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     stage_s: Mapped[dict[str, float] | None] = mapped_column(JSON(none_as_null=True))
     gaps: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))

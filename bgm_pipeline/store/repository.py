@@ -157,6 +157,7 @@ class Store:
                 model_sha256=identity.model_sha256,
                 settings_sha256=identity.settings_sha256,
                 code_version=identity.code_version,
+                settings=identity.settings,
                 owner=this_process(),
                 started_at=now,
                 heartbeat_at=now,

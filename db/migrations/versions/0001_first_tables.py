@@ -122,6 +122,7 @@ def upgrade() -> None:
         sa.Column("min_music_to_speech_db", sa.Double),
         sa.Column("max_music_to_speech_db", sa.Double),
         sa.Column("stem_count", sa.Integer),
+        sa.Column("settings", sa.JSON, nullable=False),
         sa.Column("selection", sa.JSON),
         sa.Column("stage_s", sa.JSON),
         sa.Column("gaps", sa.JSON),
