@@ -31,12 +31,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def decibel(samples: Samples, floor_db: float = -120.0) -> float:
-    """RMS level of samples, dB of full scale."""
-    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
-    return max(floor_db, 10 * float(np.log10(power))) if power > 0 else floor_db
-
-
 class Separator:
     """A separation network that takes chunks, several at a time on a GPU.
 

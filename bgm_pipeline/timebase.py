@@ -5,7 +5,6 @@ presentation timeline. In the database it is a whole number of milliseconds.
 """
 
 import re
-from datetime import datetime, timedelta
 
 from bgm_pipeline.errors import InputError
 
@@ -81,8 +80,3 @@ def parse_timecode(text: str) -> int:
     else:
         hours, minutes = int(first or 0), int(second)
     return s_to_ms(float(seconds)) + (hours * 60 + minutes) * 60_000
-
-
-def air_time(air_start: datetime, milliseconds: int) -> datetime:
-    """When a moment of the file was on air: its first moment's air time plus the offset."""
-    return air_start + timedelta(milliseconds=milliseconds)

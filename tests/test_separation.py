@@ -7,7 +7,7 @@ import torch
 from bgm_pipeline.errors import ModelError
 from bgm_pipeline.models import registry
 from bgm_pipeline.segments import Chunk, EstimatedChunk, cut_chunks, overlap_add
-from bgm_pipeline.separation import Separator, choose_device, decibel
+from bgm_pipeline.separation import Separator, choose_device
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.timebase import SAMPLE_RATE
 from bgm_pipeline.types import Block, Samples
@@ -94,8 +94,3 @@ def test_a_device_that_is_not_there_is_named() -> None:
     assert choose_device("auto").type in ("cpu", "cuda")
     with pytest.raises(ModelError, match="abacus"):
         choose_device("abacus")
-
-
-def test_levels_are_dbfs() -> None:
-    assert decibel(np.full(100, 0.1, np.float32)) == pytest.approx(-20, abs=1e-3)
-    assert decibel(np.zeros(100, np.float32)) == -120

@@ -113,15 +113,6 @@ def load_corpus(folder: Path) -> Corpus:
     return Corpus(folder, tuple(clips))
 
 
-def load_packages(folder: Path) -> tuple[Package, ...]:
-    """What each package or folder gave to a corpus.
-
-    Raises:
-        InputError: the table is missing or broken.
-    """
-    return tuple(_read_rows(folder / "packages.csv", Package))
-
-
 def build_from_debian(
     folder: Path,
     splits: Sequence[str] = SPLITS,
