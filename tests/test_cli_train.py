@@ -1,6 +1,7 @@
 """Training, calibrating and evaluating from the command line."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -119,7 +120,9 @@ def test_models_are_listed_whole_in_a_pipe() -> None:
 def training(folder: Path, out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A training without end, once it listens to signals."""
     command = [PROGRAM, "train", "music_detector", "--corpus", folder, "-o", out, "--steps", "100000"]
-    with subprocess.Popen([*map(str, command), *options], stdout=subprocess.PIPE, text=True) as child:
+    command_line = [*map(str, command), *options]
+    # A group of its own: a terminal and systemd signal the loaders, too.
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
         try:
             wait_for(out, child)
             yield child
@@ -135,7 +138,7 @@ def wait_for(path: Path, child: subprocess.Popen[str]) -> None:
 
 def test_a_signal_ends_a_training_with_a_checkpoint(folder: Path) -> None:
     with training(folder, folder / "out", "--crop-s", "0.5", "--validation-crops", "1") as child:
-        child.send_signal(signal.SIGTERM)
+        os.killpg(child.pid, signal.SIGTERM)
         said, _ = child.communicate(timeout=60)
     assert child.returncode == 0
     assert said == f"stopped, resumes from here: {folder / 'out' / 'music_detector.safetensors'}\n"
@@ -145,7 +148,7 @@ def test_a_signal_ends_a_training_with_a_checkpoint(folder: Path) -> None:
 def test_a_second_signal_ends_a_training_at_once(folder: Path) -> None:
     hours_of_validation = ("--validation-crops", "1000000")
     with training(folder, folder / "out", "--crop-s", "0.5", *hours_of_validation) as child:
-        child.send_signal(signal.SIGTERM)
+        os.killpg(child.pid, signal.SIGTERM)
         wait_for(folder / "out" / "music_detector.safetensors", child)
-        child.send_signal(signal.SIGTERM)
+        os.killpg(child.pid, signal.SIGTERM)
         assert child.wait(60) != 0
