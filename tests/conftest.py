@@ -83,3 +83,19 @@ def store(store_settings: Settings) -> Iterator[Store]:
     """An open, empty store, on SQLite and again on PostgreSQL."""
     with open_store(store_settings) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a detector that takes all that sounds for music."""
+    from nights import save_detector  # noqa: PLC0415 - brings torch, which most tests do without
+
+    return save_detector(tmp_path_factory.mktemp("weights") / "detector.safetensors")
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    """An empty inbox."""
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder

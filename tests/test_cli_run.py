@@ -133,13 +133,3 @@ def test_models_tells_size_and_training_of_each(bgm) -> None:  # type: ignore[no
     assert all(
         name in done.stdout for name in ("2dmmdensenet", "fdmmdensenet", "tdmmdensenet", "music_detector")
     )
-
-
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys, bgm_pipeline.cli; print([m for m in ('torch', 'pandas', 'prefect') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.strip() == "[]"

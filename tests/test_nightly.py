@@ -1,6 +1,5 @@
 """Nights on real small files: what is done once, what fails, what waits, and what a broken night leaves."""
 
-import ast
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from nights import environment_of, record, save_detector, small_settings
+from nights import environment_of, record, small_settings
 from pandas.testing import assert_frame_equal
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
@@ -34,18 +33,6 @@ AT_NIGHT = datetime(2026, 3, 31, 18, 15, tzinfo=UTC)
 
 opened: list[str] = []
 sys.addaudithook(lambda name, arguments: opened.append(str(arguments[0])) if name == "open" else None)
-
-
-@pytest.fixture(scope="session")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_detector(tmp_path_factory.mktemp("weights") / "detector.safetensors")
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture
@@ -403,19 +390,3 @@ def test_two_nights_at_once_share_the_files(
     assert all((here[name] == "new") != (there[name] == "new") for name in here)
     assert set(here.values()) | set(there.values()) <= {"new", "known", "busy"}
     assert query.episodes(store)["state"].tolist() == ["done"] * 4
-
-
-def test_the_package_does_not_know_prefect_and_help_is_quick() -> None:
-    package = Path(cli_nightly.__file__).parent
-    imported: set[str] = set()
-    for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                imported.add(str(node.module).partition(".")[0])
-            elif isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-    assert "torch" in imported
-    assert "prefect" not in imported and "flows" not in imported
-    script = "import sys, bgm_pipeline.cli_nightly; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert not {"torch", "pandas", "sqlalchemy", "prefect"} & set(loaded.split())
