@@ -157,7 +157,8 @@ def models() -> None:
 def _quality(task: str, validation: str | None) -> str:
     if validation is None:
         return ""
-    return f"{validation} dB SI-SDR" if task == "separation" else f"{float(validation):.1%} of scores right"
+    value = float(validation)
+    return f"{value:+.1f} dB SI-SDR" if task == "separation" else f"{value:.1%} of scores right"
 
 
 def _settings(**changes: str | None) -> Settings:

@@ -111,7 +111,7 @@ def test_models_are_listed_whole_in_a_pipe() -> None:
     done = subprocess.run([PROGRAM, "models"], capture_output=True, text=True, check=True, timeout=60)
     assert "…" not in done.stdout
     assert re.search(
-        r"2dmmdensenet .*587,400.* [\d.]+ h .* -?[\d.]+ dB SI-SDR .*Heo, Kim & Kwon 2019", done.stdout
+        r"2dmmdensenet .*587,400.* [\d.]+ h .* [+-][\d.]+ dB SI-SDR .*Heo, Kim & Kwon 2019", done.stdout
     )
     assert re.search(r"music_detector .*[\d.]+% of scores right", done.stdout)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import correlate
 
-from bgm_pipeline.errors import MediaError
+from bgm_pipeline.errors import InputError, MediaError
 from bgm_pipeline.timebase import SAMPLE_RATE
 from bgm_pipeline.types import Samples
 
@@ -32,6 +32,7 @@ def through_codec(samples: Samples, codec: Codec) -> Samples:
 
     Raises:
         MediaError: ffmpeg failed.
+        InputError: ffmpeg is not installed.
     """
     pcm = ["-f", "f32le", "-ar", str(SAMPLE_RATE), "-ac", "1"]
     coded = _ffmpeg(
@@ -51,7 +52,10 @@ def through_codec(samples: Samples, codec: Codec) -> Samples:
 
 def _ffmpeg(arguments: list[str], data: bytes) -> bytes:
     command = ["ffmpeg", "-hide_banner", "-loglevel", "error", "-threads", "1", *arguments]
-    done = subprocess.run(command, input=data, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    try:
+        done = subprocess.run(command, input=data, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    except FileNotFoundError as error:
+        raise InputError("ffmpeg is not installed; install it (Debian: apt-get install ffmpeg)") from error
     if done.returncode != 0:
         raise MediaError(
             f"ffmpeg could not pass audio through a codec: {done.stderr.decode()[-300:].strip()}"

@@ -96,7 +96,7 @@ class Progress:
     loss: float = math.nan
     learning_rate: float = 0.0
     quality: float = math.nan
-    """Of the last validation: SI-SDR in dB, or share of right scores."""
+    """Of the last validation: gain in SI-SDR over the mixture, dB, or share of right scores."""
 
 
 def train(

@@ -8,6 +8,8 @@ from bgm_pipeline.models.registry import Network
 from bgm_pipeline.training.mixing import MixingSettings
 from bgm_pipeline.transforms import Stft, normalising_gain
 
+_MUSIC_ALONE_DB = 20.0
+
 Batch = dict[str, Tensor]
 """``mixture`` and ``music``: ``(batch, 1, sample)``; ``playing``: ``(batch, score)``."""
 
@@ -29,12 +31,17 @@ class SeparationObjective(nn.Module):
         return functional.l1_loss(network(magnitude) * magnitude, target)
 
     def quality(self, network: nn.Module, batch: Batch) -> Tensor:
-        """SI-SDR of the music estimate, dB, ``(batch,)``; nan where there is no music."""
+        """By how much the estimate's SI-SDR of the music is above the mixture's, dB, ``(batch,)``.
+
+        nan where there is no music, or hardly anything else.
+        """
         mixture, music = batch["mixture"], batch["music"]
         spectrogram = self.stft(mixture)
         mask = network(self.stft(mixture * normalising_gain(mixture)).abs())
         estimate = self.stft.inverse(spectrogram * mask, mixture.shape[-1])
-        return si_sdr_db(estimate[:, 0], music[:, 0])
+        before = si_sdr_db(mixture[:, 0], music[:, 0])
+        gain = si_sdr_db(estimate[:, 0], music[:, 0]) - before
+        return torch.where(before > _MUSIC_ALONE_DB, torch.nan, gain)
 
 
 class DetectionObjective(nn.Module):
