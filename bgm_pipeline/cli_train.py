@@ -43,6 +43,7 @@ def train(
     seed: Annotated[int, typer.Option()] = 1,
     validate_every_s: Annotated[float, typer.Option(min=0, help="seconds between validations")] = 600.0,
     validation_crops: Annotated[int, typer.Option(min=1)] = 24,
+    start_from: Annotated[str, typer.Option(help="weights to begin with: a file, or a network's name")] = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
 ) -> None:
@@ -89,5 +90,6 @@ def train(
             choose_device(device),
             show,
             lambda: bool(stopped),
+            start_from,
         )
     typer.echo(f"{'stopped, resumes from here' if stopped else 'done'}: {weights}")

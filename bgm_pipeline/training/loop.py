@@ -107,6 +107,7 @@ def train(
     device: torch.device,
     on_step: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
+    start_from: str = "",
 ) -> Path:
     """Trains, or goes on with the training that `folder` holds.
 
@@ -114,14 +115,16 @@ def train(
         folder: gets ``checkpoint.pt`` (all that resuming needs), ``NAME.safetensors`` (averaged weights,
             the newest) and ``losses.csv`` (step, seconds, audio, loss, rate, quality).
         should_stop: asked after every step; a training that stops writes its checkpoint first.
+        start_from: weights that a new training begins with: a file, or a name for those that ship; empty
+            for random ones. A training that goes on has its own.
 
     Returns:
         Path of the weights.
 
     Raises:
         InputError: neither steps nor hours given, no music or speech in the corpus, or no such folder.
-        ModelError: the checkpoint belongs to another network or to other mixtures, or the loss is not a
-            number.
+        ModelError: the checkpoint belongs to another network or to other mixtures, the weights to start
+            from do not fit, or the loss is not a number.
     """
     if not settings.steps and not settings.hours:
         raise InputError("say how long to train: a number of steps or of hours")
@@ -132,7 +135,10 @@ def train(
             raise InputError(f"{corpus.folder}: split {split!r} needs both music and speech")
     make_folder(folder)
     run = _Training(network, corpus, folder, settings, device)
-    run.resume()
+    if run.checkpoint_path.exists():
+        run.resume()
+    elif start_from:
+        run.start_from(start_from)
     run.go(on_step, should_stop)
     return run.weights_path
 
@@ -319,10 +325,18 @@ class _Training:
                 + [f"{p.quality:.3f}"]
             )
 
+    def start_from(self, name_or_path: str) -> None:
+        """Takes weights, and nothing else, of an earlier training."""
+        loaded = registry.load(name_or_path, self.network.task)
+        if loaded.network.name != self.network.name:
+            raise ModelError(
+                f"{name_or_path} holds weights of {loaded.network.name}, not of {self.network.name}"
+            )
+        for module in (self.module, self.average.module):
+            module.load_state_dict(loaded.module.state_dict())
+
     def resume(self) -> None:
-        """Takes up what the folder's checkpoint holds, if there is one."""
-        if not self.checkpoint_path.exists():
-            return
+        """Takes up what the folder's checkpoint holds."""
         held = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
         if held["network"] != self.network.name:
             raise ModelError(

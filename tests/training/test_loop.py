@@ -134,6 +134,19 @@ def test_a_killed_training_goes_on_from_its_checkpoint(folder: Path, tmp_path: P
     assert steps == [held + 1, held + 2]
 
 
+def test_a_new_training_can_begin_with_the_weights_of_another(folder: Path, tmp_path: Path) -> None:
+    network, corpus = registry.get("music_detector"), load_corpus(folder)
+    first = train(network, corpus, tmp_path / "first", short(3), CPU)
+    gentle = short(1, learning_rate=1e-7)
+    second = train(network, corpus, tmp_path / "second", gentle, CPU, start_from=str(first))
+    weights, same = (
+        dict(registry.load(str(path), "detection").module.named_parameters()) for path in (first, second)
+    )
+    assert all(torch.allclose(same[name], tensor, atol=1e-4) for name, tensor in weights.items())
+    with pytest.raises(ModelError, match="not for separation"):
+        train(registry.get("2dmmdensenet"), corpus, tmp_path / "third", short(1), CPU, start_from=str(first))
+
+
 def test_a_checkpoint_of_another_network_is_refused(folder: Path, tmp_path: Path) -> None:
     corpus = load_corpus(folder)
     train(registry.get("music_detector"), corpus, tmp_path, short(1), CPU)
