@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    from bgm_pipeline.settings import Settings
 
 Files = Annotated[list[Path], typer.Argument(help="broadcast files", show_default=False)]
 Streams = Annotated[
@@ -48,11 +45,12 @@ def process(
     from bgm_pipeline.media.ffmpeg import shown
     from bgm_pipeline.pipeline import Networks, process_episode
     from bgm_pipeline.progress import programme_bar
+    from bgm_pipeline.settings import load_settings
     from bgm_pipeline.store.session import open_store
     from bgm_pipeline.timebase import format_timecode, s_to_ms
     from bgm_pipeline.types import Episode
 
-    settings = _settings(model=model, device=device, keep=keep)
+    settings = load_settings(model=model, device=device, keep=keep)
     on_air = query.parse_datetime(air_start) if air_start else None
     failed = False
     with open_store(settings) as store:
@@ -98,8 +96,9 @@ def separate(
     from bgm_pipeline.pipeline import output_names, separate_file
     from bgm_pipeline.progress import programme_bar
     from bgm_pipeline.separation import Separator
+    from bgm_pipeline.settings import load_settings
 
-    settings = _settings(model=model, device=device)
+    settings = load_settings(model=model, device=device)
     names = output_names(files, out, format)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -159,9 +158,3 @@ def _quality(task: str, validation: str | None) -> str:
         return ""
     value = float(validation)
     return f"{value:+.1f} dB SI-SDR" if task == "separation" else f"{value:.1%} of scores right"
-
-
-def _settings(**changes: str | None) -> Settings:
-    from bgm_pipeline.settings import load_settings
-
-    return load_settings(**{name: value for name, value in changes.items() if value is not None})
