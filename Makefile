@@ -10,8 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-# The package is built with what is locked, too: pip would build it with the newest hatchling instead.
-BUILD_TOOLS := hatchling editables
+# What has no wheel is built with what is locked, too: pip would take the newest build tools instead.
+BUILD_TOOLS := hatchling editables setuptools
 EXTRAS := '.[dev]'
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
