@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bgm_pipeline.errors import ModelError
+from bgm_pipeline.models.estimate import Domain
 from bgm_pipeline.models.mmdensenet import DilatedMMDenseNet
 from bgm_pipeline.models.music_detector import MusicDetector
 from bgm_pipeline.models.passthrough import Passthrough
@@ -33,6 +34,8 @@ class Network:
     build: Callable[[], nn.Module]
     source: str
     needs_weights: bool = True
+    domain: Domain = "magnitude"
+    """What a separation network works on; a detection network takes samples."""
 
 
 NETWORKS = {

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bgm_pipeline.models.estimate import Domain, MusicEstimator
 from bgm_pipeline.models.registry import Network
 from bgm_pipeline.training.mixing import MixingSettings
-from bgm_pipeline.transforms import Stft, normalising_gain
+from bgm_pipeline.transforms import normalising_gain
 
 _MUSIC_ALONE_DB = 20.0
 
@@ -15,20 +16,31 @@ Batch = dict[str, Tensor]
 
 
 class SeparationObjective(nn.Module):
-    """L1 norm of (mask x mixture magnitude - music magnitude), mean over bins (Heo et al. 2019)."""
+    """What the estimate of the music misses, at the level that `normalising_gain` sets.
+
+    For a mask, the L1 norm of (mask x mixture magnitude - music magnitude), mean over bins (Heo et al. 2019);
+    for a spectrum or a waveform, that of the magnitudes and that of the samples, added.
+    """
 
     mixing = MixingSettings()
 
-    def __init__(self) -> None:
+    def __init__(self, domain: Domain = "magnitude") -> None:
         super().__init__()
-        self.stft = Stft()
+        self.domain = domain
+        self.estimator = MusicEstimator(domain)
+        self.stft = self.estimator.stft
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Mean absolute error of the magnitudes, at the level that `normalising_gain` sets."""
+        """Mean absolute error."""
         gain = normalising_gain(batch["mixture"])
-        magnitude = self.stft(batch["mixture"] * gain).abs()
-        target = self.stft(batch["music"] * gain).abs()
-        return functional.l1_loss(network(magnitude) * magnitude, target)
+        mixture, music = batch["mixture"] * gain, batch["music"] * gain
+        target = self.stft(music).abs()
+        if self.domain == "magnitude":
+            magnitude = self.stft(mixture).abs()
+            return functional.l1_loss(network(magnitude) * magnitude, target)
+        estimate = self.estimator(network, mixture)
+        magnitude = self.stft(estimate).abs()
+        return functional.l1_loss(magnitude, target) + functional.l1_loss(estimate, music)
 
     def quality(self, network: nn.Module, batch: Batch) -> Tensor:
         """By how much the estimate's SI-SDR of the music is above the mixture's, dB, ``(batch,)``.
@@ -36,9 +48,7 @@ class SeparationObjective(nn.Module):
         nan where there is no music, or hardly anything else.
         """
         mixture, music = batch["mixture"], batch["music"]
-        spectrogram = self.stft(mixture)
-        mask = network(self.stft(mixture * normalising_gain(mixture)).abs())
-        estimate = self.stft.inverse(spectrogram * mask, mixture.shape[-1])
+        estimate = self.estimator(network, mixture)
         before = si_sdr_db(mixture[:, 0], music[:, 0])
         gain = si_sdr_db(estimate[:, 0], music[:, 0]) - before
         return torch.where(before > _MUSIC_ALONE_DB, torch.nan, gain)
@@ -67,7 +77,7 @@ class DetectionObjective(nn.Module):
 
 def objective_for(network: Network) -> SeparationObjective | DetectionObjective:
     """The objective of the network's task."""
-    return DetectionObjective() if network.task == "detection" else SeparationObjective()
+    return DetectionObjective() if network.task == "detection" else SeparationObjective(network.domain)
 
 
 def si_sdr_db(estimate: Tensor, reference: Tensor) -> Tensor:
