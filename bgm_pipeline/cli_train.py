@@ -43,6 +43,9 @@ def train(
     seed: Annotated[int, typer.Option()] = 1,
     validate_every_s: Annotated[float, typer.Option(min=0, help="seconds between validations")] = 600.0,
     validation_crops: Annotated[int, typer.Option(min=1)] = 24,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16/--float32", help="matrix products in bfloat16, where the CPU has them")
+    ] = False,
     start_from: Annotated[str, typer.Option(help="weights to begin with: a file, or a network's name")] = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
@@ -70,6 +73,7 @@ def train(
         seed=seed,
         validate_every_s=validate_every_s,
         validation_crops=validation_crops,
+        bfloat16=bfloat16,
     )
     network, recordings = registry.get(model), load_corpus(corpus)
     stopped: list[int] = []

@@ -176,7 +176,7 @@ class _Studio:
     """The recordings of a split, and how a part is made of them."""
 
     def __init__(self, corpus: Corpus, split: str) -> None:
-        settings = MixingSettings(equalised=0.25)
+        settings = MixingSettings(equalised=0.25, other_speed=0)
         self.all = Mixer(corpus, split, settings)
         self._split = (corpus, split, settings)
 

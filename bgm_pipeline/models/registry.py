@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bgm_pipeline.errors import ModelError
+from bgm_pipeline.models.bandsplit import BandSplit
 from bgm_pipeline.models.estimate import Domain
 from bgm_pipeline.models.mmdensenet import DilatedMMDenseNet
 from bgm_pipeline.models.music_detector import MusicDetector
@@ -44,6 +45,7 @@ NETWORKS = {
         Network("2dmmdensenet", "separation", lambda: DilatedMMDenseNet((2, 2)), "Heo, Kim & Kwon 2019"),
         Network("fdmmdensenet", "separation", lambda: DilatedMMDenseNet((2, 1)), "Heo, Kim & Kwon 2019"),
         Network("tdmmdensenet", "separation", lambda: DilatedMMDenseNet((1, 2)), "Heo, Kim & Kwon 2019"),
+        Network("bandsplit", "separation", BandSplit, "after Luo & Yu 2022", domain="spectrum"),
         Network("passthrough", "separation", Passthrough, "the mixture as it is; a base line", False),
         Network("music_detector", "detection", MusicDetector, "after Cakir et al. 2017"),
     )

@@ -53,6 +53,9 @@ class TrainingSettings:
     validation_crops: int = 24
     checkpoint_every_s: float = 120.0
     loader_processes: int = 1
+    bfloat16: bool = False
+    """Matrix products in bfloat16: on CPUs that have AVX-512 BF16 or AMX, recurrent networks train twice as
+    fast; weights and losses stay in float32."""
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense.
@@ -164,13 +167,16 @@ class _Training:
             settings,
             device,
         )
-        self.module = network.build().to(device)
+        # Convolutions of few maps are faster with channels last: on a CPU by half.
+        self.module = network.build().to(device).to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.module, avg_fn=self.averaged, use_buffers=True)
         self.objective = objective_for(network).to(device)
         self.optimiser = AdamW(
             self.module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self.amp = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        self.amp_dtype = torch.bfloat16 if settings.bfloat16 else torch.float16
+        is_scaled = device.type == "cuda" and not settings.bfloat16
+        self.amp = torch.amp.GradScaler(device.type, enabled=is_scaled)
         self.progress = Progress()
         self.weights_path = folder / f"{network.name}.safetensors"
         self.checkpoint_path = folder / "checkpoint.pt"
@@ -242,7 +248,8 @@ class _Training:
         for group in self.optimiser.param_groups:
             group["lr"] = p.learning_rate
         self.module.train()
-        with torch.autocast(self.device.type, enabled=self.amp.is_enabled()):
+        is_mixed = s.bfloat16 or self.amp.is_enabled()
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=is_mixed):
             loss: torch.Tensor = self.objective.loss(self.module, batch)
         value = float(loss.detach())
         if not math.isfinite(value):

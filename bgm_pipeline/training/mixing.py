@@ -5,6 +5,7 @@ Every mixture follows from (seed, index) alone: a resumed training goes on with 
 would have seen, and two networks can be shown the same ones.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -40,9 +41,14 @@ class MixingSettings:
     music_starts_or_stops: float = 0.2
     ducked: float = 0.35
     equalised: float = 0.4
+    other_speed: float = 0.25
+    """Tracks and speakers as a tape gives them that runs at another speed: other pitches and voices than the
+    few that were recorded."""
     other_sounds: float = 0.25
     noise: float = 0.2
     codec: float = 0.08
+    cuts: float = 0.0
+    """A hard cut from one such mixture to another, at another level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class Mixture:
     playing: Samples
     """1 where music plays, 0 elsewhere; ten values a second."""
     level_db: float
-    """Music to speech, dB; nan where one of them is missing."""
+    """Music to speech, dB; nan where one of them is missing, or where there is a cut."""
 
 
 class MixtureDataset(Dataset[dict[str, Samples]]):
@@ -103,6 +109,19 @@ class Mixer:
 
     def mix(self, length: int, rng: Generator) -> Mixture:
         """A mixture of `length` samples, its music, and where it plays."""
+        hops = length // SCORE_HOP_SAMPLES
+        if hops < 2 or not self.settings.cuts or rng.random() >= self.settings.cuts:
+            return self.scene(length, rng)
+        cut = int(rng.integers(1, hops)) * SCORE_HOP_SAMPLES
+        before, after = self.scene(cut, rng), self.scene(length - cut, rng)
+        mixture, music, playing = (
+            np.concatenate([getattr(scene, name) for scene in (before, after)])
+            for name in ("mixture", "music", "playing")
+        )
+        return Mixture(mixture, music, playing, float("nan"))
+
+    def scene(self, length: int, rng: Generator) -> Mixture:
+        """A mixture without a cut."""
         s = self.settings
         kind = rng.choice(
             ["both", "music", "speech", "neither"],
@@ -134,17 +153,20 @@ class Mixer:
         durations = np.array([clip.duration_s for clip in self.music])
         clip = self.music[rng.choice(len(self.music), p=durations / durations.sum())]
         total = s_to_samples(clip.duration_s)
-        start = int(rng.integers(max(1, total - length)))
-        span = fit(self.read(clip, start, length), length, rng)
+        speed = self.speed(rng)
+        needed = math.ceil(length * speed) + (speed != 1)
+        start = int(rng.integers(max(1, total - needed)))
+        span = fit(at_speed(self.read(clip, start, needed), speed)[:length], length, rng)
         return equalise(span, rng) if rng.random() < self.settings.equalised else span
 
     def talk(self, length: int, rng: Generator) -> Samples:
         """Utterances of one speaker, joined with pauses of 50 to 400 ms."""
         clips = self.speakers[sorted(self.speakers)[rng.integers(len(self.speakers))]]
         out = np.zeros(length, np.float32)
+        speed = self.speed(rng)
         at = -int(rng.integers(SAMPLE_RATE))
         while at < length:
-            words = self.read(clips[rng.integers(len(clips))])
+            words = at_speed(self.read(clips[rng.integers(len(clips))]), speed)
             first, last = max(at, 0), min(at + len(words), length)
             if last > first:
                 out[first:last] = words[first - at : last - at]
@@ -156,12 +178,18 @@ class Mixer:
         out = np.zeros(length, np.float32)
         for _ in range(rng.integers(1, 5)):
             sound = self.read(self.other[rng.integers(len(self.other))])
-            sound = at_speed(sound, float(rng.uniform(0.7, 1.4)))[:length]
+            sound = at_speed(sound, float(2 ** rng.uniform(-0.8, 0.8)))[:length]
             at = int(rng.integers(max(1, length - len(sound))))
             rms = active_rms(sound)
             if rms > 0:
                 out[at : at + len(sound)] += sound * np.float32(10 ** (rng.uniform(-40, -18) / 20) / rms)
         return out
+
+    def speed(self, rng: Generator) -> float:
+        """Of the next track or speaker; 1 as recorded."""
+        if not self.settings.other_speed or rng.random() >= self.settings.other_speed:
+            return 1.0
+        return float(rng.uniform(0.85, 1.18))
 
     def read(self, clip: Clip, start: int = 0, length: int = -1) -> Samples:
         """Samples of a recording of the corpus."""
@@ -171,6 +199,8 @@ class Mixer:
 
 def at_speed(samples: Samples, speed: float) -> Samples:
     """Plays faster and higher, or slower and lower, as a tape does; few sounds become many."""
+    if speed == 1:
+        return samples
     at = np.arange(0, len(samples) - 1, speed)
     return np.interp(at, np.arange(len(samples)), samples).astype(np.float32)
 

@@ -30,6 +30,7 @@ NOTHING_ELSE = {
     "music_starts_or_stops": 0.0,
     "ducked": 0.0,
     "equalised": 0.0,
+    "other_speed": 0.0,
     "other_sounds": 0.0,
     "noise": 0.0,
     "codec": 0.0,
@@ -151,6 +152,30 @@ def test_speed_changes_pitch_and_length() -> None:
     fast = at_speed(tone(500, 2), 1.25)
     assert len(fast) == pytest.approx(2 / 1.25 * SAMPLE_RATE, abs=2)
     assert np.argmax(np.abs(np.fft.rfft(fast))) * SAMPLE_RATE / len(fast) == pytest.approx(625, abs=2)
+
+
+def test_a_tape_at_another_speed_changes_the_pitch_of_track_and_speaker(corpus: Corpus) -> None:
+    pitches = set()
+    for seed in range(12):
+        for kind, hz in (("music_alone", 3000), ("speech_alone", 300)):
+            made = mixer(corpus, **{kind: 1.0}, other_speed=1.0).mix(LENGTH, np.random.default_rng(seed))
+            assert len(made.mixture) == LENGTH
+            heard = np.argmax(np.abs(np.fft.rfft(made.mixture))) * SAMPLE_RATE / LENGTH
+            assert 0.84 * hz < heard < 1.19 * (hz + 50)
+            pitches.add(round(heard))
+    assert len(pitches) > 12
+
+
+def test_a_cut_joins_two_mixtures_and_knows_where_music_plays_in_each(corpus: Corpus) -> None:
+    studio = mixer(corpus, music_alone=0.5, speech_alone=0.5, cuts=1.0)
+    both = 0
+    for seed in range(20):
+        made = studio.mix(LENGTH, np.random.default_rng(seed))
+        assert len(made.mixture) == len(made.music) == LENGTH and made.playing.shape == (40,)
+        sounding = np.abs(made.music.reshape(40, -1)).max(axis=1) > 0
+        assert np.abs(sounding.astype(int) - made.playing).sum() <= 2  # the two hops beside a cut
+        both += 0 < made.playing.mean() < 1
+    assert both > 3
 
 
 @pytest.mark.parametrize("codec", CODECS)
