@@ -22,13 +22,11 @@ _FLOOR = 1e-6
 class Nmf(nn.Module):
     """Gives a mask for a magnitude spectrogram; has dictionaries instead of layers."""
 
-    music: Tensor
-    residual: Tensor
-
     def __init__(self) -> None:
         super().__init__()
-        for name in ("music", "residual"):
-            self.register_buffer(name, torch.ones(N_FFT // 2 + 1, ATOMS))
+        bins = N_FFT // 2 + 1
+        self.music = nn.Parameter(torch.ones(bins, ATOMS), requires_grad=False)
+        self.residual = nn.Parameter(torch.ones(bins, ATOMS), requires_grad=False)
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """Magnitudes ``(batch, 1, 513, frame)`` to a mask of that shape, each value in 0..1."""

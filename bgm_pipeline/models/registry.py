@@ -42,6 +42,7 @@ class Network:
     needs_weights: bool = True
     domain: Domain = "magnitude"
     """What a separation network works on; a detection network takes samples."""
+    trained_by: Literal["gradient", "factorisation"] = "gradient"
 
 
 NETWORKS = {
@@ -57,7 +58,7 @@ NETWORKS = {
         Network("unet", "separation", UNet, "Jansson et al. 2017"),
         Network("wave_unet", "separation", WaveUNet, "Stoller et al. 2018", domain="waveform"),
         Network("blstm", "separation", Blstm, "Uhlich et al. 2017, as in Open-Unmix"),
-        Network("nmf", "separation", Nmf, "Schmidt & Olsson 2006"),
+        Network("nmf", "separation", Nmf, "Schmidt & Olsson 2006", trained_by="factorisation"),
         Network("passthrough", "separation", Passthrough, "the mixture as it is; a base line", False),
         Network("music_detector", "detection", MusicDetector, "after Cakir et al. 2017"),
     )

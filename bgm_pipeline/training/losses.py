@@ -75,7 +75,10 @@ class DetectionObjective(nn.Module):
         return ((logits > 0).float() == batch["playing"]).float().mean(dim=1)
 
 
-def objective_for(network: Network) -> SeparationObjective | DetectionObjective:
+Objective = SeparationObjective | DetectionObjective
+
+
+def objective_for(network: Network) -> Objective:
     """The objective of the network's task."""
     return DetectionObjective() if network.task == "detection" else SeparationObjective(network.domain)
 
