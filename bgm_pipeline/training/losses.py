@@ -14,7 +14,6 @@ _MUSIC_ALONE_DB = 20.0
 Batch = dict[str, Tensor]
 """``mixture`` and ``music``: ``(batch, 1, sample)``; ``playing``: ``(batch, score)``."""
 
-
 _COMPRESSION = 0.3
 _FLOOR = 1e-5
 _NOISE_WEIGHT = 0.02
@@ -92,7 +91,10 @@ class DetectionObjective(nn.Module):
         return ((logits > 0).float() == batch["playing"]).float().mean(dim=1)
 
 
-def objective_for(network: Network) -> SeparationObjective | DetectionObjective:
+Objective = SeparationObjective | DetectionObjective
+
+
+def objective_for(network: Network) -> Objective:
     """The objective of the network's task."""
     return DetectionObjective() if network.task == "detection" else SeparationObjective(network.domain)
 
