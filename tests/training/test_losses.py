@@ -15,7 +15,7 @@ def noise(seed: int, level: float = REFERENCE_RMS) -> Tensor:
 
 def loss(estimate: Tensor, music: Tensor) -> float:
     stft = Stft()
-    return float(spectrum_loss(stft(estimate), stft(music), estimate, music))
+    return float(spectrum_loss(stft(estimate), stft(music)))
 
 
 def test_the_nearer_estimate_has_the_smaller_loss_at_any_level_of_the_music() -> None:
@@ -24,7 +24,7 @@ def test_the_nearer_estimate_has_the_smaller_loss_at_any_level_of_the_music() ->
         music = noise(2, level * REFERENCE_RMS)
         losses = [loss(music + left * speech, music) for left in (1.0, 0.3, 0.1, 0.03, 0.01)]
         assert losses == sorted(losses, reverse=True)
-        assert losses[-1] < losses[0] - 0.3
+        assert losses[-1] < 0.3 * losses[0]
 
 
 def test_where_there_is_no_music_silence_is_the_best_answer() -> None:
@@ -39,7 +39,6 @@ def test_the_phase_counts() -> None:
 
 
 def test_gradients_are_finite_in_silence() -> None:
-    stft, estimate = Stft(), torch.zeros(1, 1, LENGTH, requires_grad=True)
-    silence = torch.zeros(1, 1, LENGTH)
-    spectrum_loss(stft(estimate), stft(silence), estimate, silence).backward()
-    assert estimate.grad is not None and torch.isfinite(estimate.grad).all()
+    estimate = torch.zeros(1, 1, 513, 9, dtype=torch.complex64, requires_grad=True)
+    spectrum_loss(estimate, torch.zeros(1, 1, 513, 9, dtype=torch.complex64)).backward()
+    assert estimate.grad is not None and torch.isfinite(torch.view_as_real(estimate.grad)).all()
