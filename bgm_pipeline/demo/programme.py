@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from bgm_pipeline.detection import hop_powers, ratio_db
+from bgm_pipeline.detection import ratio_db
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation.broadcast import Part, PseudoBroadcast, arrange
 from bgm_pipeline.evaluation.timeline import Caption, Span
@@ -27,6 +27,7 @@ from bgm_pipeline.timebase import (
     samples_to_s,
 )
 from bgm_pipeline.training.corpus import Corpus
+from bgm_pipeline.transforms import hop_powers
 
 WHOLE = (0.0, 1.0)
 

@@ -39,12 +39,12 @@ class BandSplit(nn.Module):
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.decoders = nn.ModuleList(PerBand(n, width, STEP_FRAMES * bins * 4) for n, bins in BANDS)
-        for (
-            decoder
-        ) in self.decoders:  # A mask of about one half to begin with: silence is hard to leave again.
+        decoders = [PerBand(n, width, STEP_FRAMES * bins * 4) for n, bins in BANDS]
+        # A mask of about one half to begin with: silence is hard to leave again.
+        for decoder in decoders:
             decoder.weight.data *= 0.3
             decoder.bias.data.unflatten(-1, (-1, 4))[..., 0] = 1.0
+        self.decoders = nn.ModuleList(decoders)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Estimate of the music.

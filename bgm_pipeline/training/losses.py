@@ -68,10 +68,14 @@ class DetectionObjective(nn.Module):
     """
 
     mixing = MixingSettings(
-        music_alone=0.16,
-        speech_alone=0.16,
-        neither=0.16,
+        music_alone=0.18,
+        speech_alone=0.18,
+        neither=0.14,
+        calm=0.4,
+        reverberant=0.4,
         other_sounds=0.4,
+        noise=0.45,
+        hum=0.1,
         music_starts_or_stops=0.3,
         cuts=0.5,
     )

@@ -7,18 +7,19 @@ would have seen, and two networks can be shown the same ones.
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import soundfile
 from numpy.random import Generator
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
-from scipy.signal import butter, sosfilt
+from scipy.signal import butter, fftconvolve, sosfilt
 from torch.utils.data import Dataset
 
 from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, s_to_samples
 from bgm_pipeline.training.codecs import CODECS, through_codec
 from bgm_pipeline.training.corpus import Clip, Corpus
+from bgm_pipeline.transforms import hop_powers
 from bgm_pipeline.types import Samples
 
 MUSIC_TO_SPEECH_DB = (-30.0, 0.0)
@@ -29,6 +30,8 @@ AUDIBLE_DBFS = -60.0
 
 AUDIBLE_BELOW_PEAK_DB = -45.0
 """... and above this, against its own loudest quarter of a second."""
+
+_CALM_SHARE = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,13 @@ class MixingSettings:
     other_speed: float = 0.25
     """Tracks and speakers as a tape gives them that runs at another speed: other pitches and voices than the
     few that were recorded."""
+    calm: float = 0.0
+    """Tracks of the calm third: see `Mixer.calm`."""
+    reverberant: float = 0.15
+    """Speech in a room."""
     other_sounds: float = 0.25
     noise: float = 0.2
+    hum: float = 0.05
     codec: float = 0.08
     cuts: float = 0.0
     """A hard cut from one such mixture to another, at another level."""
@@ -143,6 +151,8 @@ class Mixer:
             mixture += self.effects(length, rng)
         if rng.random() < s.noise + (kind == "neither") * 0.4:
             mixture += shaped_noise(length, rng)
+        if s.hum and rng.random() < s.hum:
+            mixture += mains_hum(length, rng)
         mixture, music = set_level(mixture, music, rng)
         if rng.random() < s.codec:
             mixture = through_codec(mixture, CODECS[rng.integers(len(CODECS))])
@@ -150,8 +160,10 @@ class Mixer:
 
     def play(self, length: int, rng: Generator) -> Samples:
         """A random span of a random track, every minute as likely as any other; sometimes equalised."""
-        durations = np.array([clip.duration_s for clip in self.music])
-        clip = self.music[rng.choice(len(self.music), p=durations / durations.sum())]
+        is_calm = self.settings.calm and rng.random() < self.settings.calm
+        tracks = self.calm if is_calm else self.music
+        durations = np.array([clip.duration_s for clip in tracks])
+        clip = tracks[rng.choice(len(tracks), p=durations / durations.sum())]
         total = s_to_samples(clip.duration_s)
         speed = self.speed(rng)
         needed = math.ceil(length * speed) + (speed != 1)
@@ -171,6 +183,8 @@ class Mixer:
             if last > first:
                 out[first:last] = words[first - at : last - at]
             at += len(words) + int(rng.uniform(0.05, 0.4) * SAMPLE_RATE)
+        if self.settings.reverberant and rng.random() < self.settings.reverberant:
+            out = in_a_room(out, rng)
         return equalise(out, rng) if rng.random() < self.settings.equalised else out
 
     def effects(self, length: int, rng: Generator) -> Samples:
@@ -184,6 +198,21 @@ class Mixer:
             if rms > 0:
                 out[at : at + len(sound)] += sound * np.float32(10 ** (rng.uniform(-40, -18) / 20) / rms)
         return out
+
+    @cached_property
+    def calm(self) -> tuple[Clip, ...]:
+        """The third of the tracks that is quietest and whose level changes least from tenth to tenth of a
+        second: ambient music, which an ear for beats and melodies misses."""
+
+        def change_db(clip: Clip) -> float:
+            start = max(0, s_to_samples(clip.duration_s / 2 - 15))
+            power = hop_powers(self.read(clip, start, s_to_samples(30))) + 1e-10
+            return float(np.abs(np.diff(10 * np.log10(power))).mean())
+
+        measured = [np.array([f(clip) for clip in self.music]) for f in (lambda clip: clip.rms_db, change_db)]
+        rank = sum(values.argsort().argsort() for values in measured)
+        chosen = np.argsort(rank, kind="stable")[: max(1, round(len(self.music) * _CALM_SHARE))]
+        return tuple(self.music[at] for at in sorted(chosen))
 
     def speed(self, rng: Generator) -> float:
         """Of the next track or speaker; 1 as recorded."""
@@ -259,6 +288,25 @@ def shaped_noise(length: int, rng: Generator) -> Samples:
     spectrum /= np.maximum(np.arange(len(spectrum)), 20) ** rng.uniform(0, 1)
     noise = np.fft.irfft(spectrum, length)
     return np.asarray(noise * (10 ** (rng.uniform(-70, -30) / 20) / noise.std()), dtype=np.float32)
+
+
+def mains_hum(length: int, rng: Generator) -> Samples:
+    """50 or 60 Hz and their multiples, each a little weaker or stronger, -75 to -40 dB of full scale."""
+    at = np.arange(length) / SAMPLE_RATE
+    partials = np.arange(1, rng.integers(3, 16)) * rng.choice([50, 60])
+    weights = rng.uniform(0, 1, len(partials)) * rng.uniform(0.5, 1) ** np.arange(len(partials))
+    phases = rng.uniform(0, 2 * np.pi, len(partials))
+    hum = sum(w * np.sin(2 * np.pi * hz * at + p) for w, hz, p in zip(weights, partials, phases, strict=True))
+    return np.asarray(hum * (10 ** (rng.uniform(-75, -40) / 20) / hum.std()), dtype=np.float32)
+
+
+def in_a_room(samples: Samples, rng: Generator) -> Samples:
+    """With an echo of noise that decays by 60 dB within 0.15 to 1 s, 0 to 15 dB below the direct sound."""
+    decay_s = float(rng.uniform(0.15, 1.0))
+    at = np.arange(round(decay_s * SAMPLE_RATE)) / SAMPLE_RATE
+    echo = rng.standard_normal(len(at)) * 10 ** (-3 * at / decay_s)
+    echo *= 10 ** (-rng.uniform(0, 15) / 20) / np.sqrt((echo**2).sum())
+    return np.asarray(samples + fftconvolve(samples, echo)[: len(samples)], dtype=np.float32)
 
 
 def set_level(mixture: Samples, music: Samples, rng: Generator) -> tuple[Samples, Samples]:

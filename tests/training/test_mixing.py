@@ -17,6 +17,8 @@ from bgm_pipeline.training.mixing import (
     at_speed,
     duck,
     equalise,
+    in_a_room,
+    mains_hum,
     playing,
     set_level,
 )
@@ -31,6 +33,8 @@ NOTHING_ELSE = {
     "ducked": 0.0,
     "equalised": 0.0,
     "other_speed": 0.0,
+    "reverberant": 0.0,
+    "hum": 0.0,
     "other_sounds": 0.0,
     "noise": 0.0,
     "codec": 0.0,
@@ -176,6 +180,27 @@ def test_a_cut_joins_two_mixtures_and_knows_where_music_plays_in_each(corpus: Co
         assert np.abs(sounding.astype(int) - made.playing).sum() <= 2  # the two hops beside a cut
         both += 0 < made.playing.mean() < 1
     assert both > 3
+
+
+def test_a_room_adds_an_echo_that_dies_away() -> None:
+    click = np.zeros(2 * SAMPLE_RATE, np.float32)
+    click[100] = 1
+    for seed in range(5):
+        heard = in_a_room(click, np.random.default_rng(seed))
+        assert heard[100] == pytest.approx(1, abs=0.5)
+        powers = [float((heard[at : at + 2000] ** 2).sum()) for at in (101, 1301, 17000)]
+        assert powers[0] > powers[1] > powers[2]
+        assert powers[2] < powers[0] / 1000
+        assert not heard[:99].round(6).any()
+
+
+def test_hum_has_the_multiples_of_the_mains() -> None:
+    for seed in range(5):
+        hum = mains_hum(SAMPLE_RATE, np.random.default_rng(seed))
+        spectrum = np.abs(np.fft.rfft(hum))
+        loud = np.flatnonzero(spectrum > spectrum.max() / 1000)
+        assert all(loud % 50 == 0) or all(loud % 60 == 0)
+        assert -76 < 20 * np.log10(active_rms(hum)) < -39
 
 
 @pytest.mark.parametrize("codec", CODECS)
