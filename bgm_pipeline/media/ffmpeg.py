@@ -173,7 +173,7 @@ def _limit_memory(pid: int) -> None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = MEMORY_LIMIT_BYTES if hard == resource.RLIM_INFINITY else min(hard, MEMORY_LIMIT_BYTES)
-    with suppress(ProcessLookupError):
+    with suppress(OSError):  # it has ended, or is not ours to limit
         resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
 
 
