@@ -55,7 +55,7 @@ def process(
     """What `process_episode` gave; `made_with` keeps results of other networks or settings apart."""
     settings = load_settings()
     on_air = datetime.fromisoformat(air_start) if air_start else None
-    progress = ProgressArtifact(shown(Path(path).name))
+    progress = ProgressArtifact(as_markdown(shown(Path(path).name)))
     with open_store(settings) as store:
         done = process_episode(
             Episode(Path(path), channel, title, on_air),
@@ -85,9 +85,9 @@ def report(path: str, done: dict[str, Any]) -> str:
     columns = ["start_timecode", "end_timecode", "music_probability", "music_to_speech_db"]
     table = events[columns].astype(object).where(events[columns].notna(), None)
     rows = [{str(name): value for name, value in event.items()} for event in table.to_dict("records")]
-    create_table_artifact(rows, key="music-events", description=shown(path))
+    create_table_artifact(rows, key="music-events", description=as_markdown(shown(path)))
     text = NightReport((row,)).to_text()
-    create_markdown_artifact(as_markdown(text), key="episode", description=shown(path))
+    create_markdown_artifact(as_markdown(text), key="episode", description=as_markdown(shown(path)))
     return text.splitlines()[-1]
 
 
@@ -121,5 +121,5 @@ def made_with(settings: Settings) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """Text as it is, whatever characters of Markdown or HTML are in it."""
+    """Text as it is, whatever characters of Markdown or HTML are in it; descriptions are Markdown, too."""
     return "\n".join(f"    {line}" for line in text.splitlines())
