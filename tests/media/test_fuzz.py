@@ -31,7 +31,8 @@ KINDS = {
 share = st.floats(0, 1, exclude_max=True)
 """A place in a file. Headers are small, so that half of the places are sought among the first bytes."""
 place = st.one_of(share, share.map(lambda at: at * 0.02))
-patch = st.tuples(
+written = st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 4), st.just(bytes(8)))
+patch = st.tuples(place, written)
     place, st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 4), st.just(bytes(8)))
 )
 cut = st.tuples(share, share)
