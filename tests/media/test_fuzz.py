@@ -31,10 +31,8 @@ KINDS = {
 share = st.floats(0, 1, exclude_max=True)
 """A place in a file. Headers are small, so that half of the places are sought among the first bytes."""
 place = st.one_of(share, share.map(lambda at: at * 0.02))
-written = st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 4), st.just(bytes(8)))
-patch = st.tuples(place, written)
-    place, st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 4), st.just(bytes(8)))
-)
+bytes_written = st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 4), st.just(bytes(8)))
+patch = st.tuples(place, bytes_written)
 cut = st.tuples(share, share)
 """What lies between two places is lost."""
 
