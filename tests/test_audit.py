@@ -1,7 +1,7 @@
-"""The audit of locked packages fails for what is known to be vulnerable, and never claims what it did not do."""
+"""The audit of locked packages fails for what is vulnerable, and never claims what it did not do."""
 
-import runpy
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ UNKNOWN = {"name": "own", "skip_reason": "Dependency not found on PyPI and could
 @pytest.fixture
 def audit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the audit with what each service answers."""
-    module = runpy.run_path(str(AUDIT))
+    spec = spec_from_file_location("audit", AUDIT)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
 
     def run(**answers: list[dict[str, Any]]) -> int:
-        module["main"].__globals__["ask"] = lambda service, constraints: answers.get(service, [])
-        return int(module["main"]("constraints.txt"))
+        monkeypatch.setattr(module, "ask", lambda service, constraints: answers.get(service, []))
+        return int(module.main("constraints.txt"))
 
     return run
 
