@@ -27,9 +27,7 @@ def main(constraints: str) -> int:
         for one in package["vulns"]:
             cure = ", ".join(one["fix_versions"]) or "none yet"
             print(f"{package['name']} {package['version']}: {one['id']}; mended in: {cure}")
-    print(
-        f"dependency audit: {len(audited)} packages looked up, {len(vulnerable)} with known vulnerabilities"
-    )
+    print(f"dependency audit: {len(audited)} packages looked up, {len(vulnerable)} are vulnerable")
     if skipped:
         names = " ".join(package["name"] for package in skipped)
         print(f"dependency audit: {len(skipped)} packages that the service does not know: {names}")
