@@ -82,8 +82,8 @@ def report(
     yield from (
         "# What a night costs besides the network",
         "",
-        f"Made by `python benchmarks/night_costs.py{option}` on {os.cpu_count()} cores, {platform.machine()}, "
-        f"Python {platform.python_version()}. Episodes of {plan.minutes:g} min (MPEG-TS, MP2), network "
+        f"Made by `python benchmarks/night_costs.py{option}` on {os.cpu_count()} cores, "
+        f"{platform.machine()}, Python {platform.python_version()}. Episodes of {plan.minutes:g} min (MPEG-TS, MP2), network "
         "`passthrough`, the stem of every segment that sounds, one CPU thread a process.",
         "",
     )
@@ -111,9 +111,9 @@ def one_episode(plan: Plan, bare: tuple[Bare, ...], first: Night) -> Iterator[st
     work_s, around_s = statistics.mean(first.work_s), statistics.mean(first.around_s)
     yield from (
         "",
-        f"With Prefect and one worker an episode takes {first.makespan_s / plan.episodes:.1f} s: {work_s:.1f} s "
-        f"for the same work, and {around_s:.1f} s around it (a worker's poll, a process, the imports of Prefect "
-        "and PyTorch, the networks, artifacts). `bgm process` needs "
+        f"With Prefect and one worker an episode takes {first.makespan_s / plan.episodes:.1f} s: "
+        f"{work_s:.1f} s for the same work, and {around_s:.1f} s around it (a worker's poll, a process, the "
+        "imports of Prefect and PyTorch, the networks, artifacts). `bgm process` needs "
         f"{first.command_s:.1f} s to start and to end, too.",
         "",
         "| memory at most, MB | |",
@@ -137,9 +137,9 @@ def several_workers(plan: Plan, nights: list[Night]) -> Iterator[str]:
     yield from (
         "## Several workers on this machine",
         "",
-        f"{plan.episodes} episodes, from the moment the night hands out the first to the end of the last. All "
-        f"workers share {os.cpu_count()} cores with the server: what is seen is overhead that overlaps, not more "
-        "hardware.",
+        f"{plan.episodes} episodes, from the moment the night hands out the first to the end of the last. "
+        f"All workers share {os.cpu_count()} cores with the server: what is seen is overhead that overlaps, "
+        "not more hardware.",
         "",
         "| workers | seconds | episodes/h | times one worker | work of an episode, s | around it, s |",
         "|---|---|---|---|---|---|",
@@ -157,9 +157,9 @@ def growth(grown: Grown) -> Iterator[str]:
     yield from (
         "## The Prefect server over many flow runs",
         "",
-        f"{count} flow runs of `process-episode` in {grown.seconds:.0f} s, by {grown.processes} processes that "
-        f"call the flow ({grown.flow_run_s:.2f} s each), of a file whose results are known. The server's database "
-        "is SQLite, as on one machine.",
+        f"{count} flow runs of `process-episode` in {grown.seconds:.0f} s, by {grown.processes} processes "
+        f"that call the flow ({grown.flow_run_s:.2f} s each), of a file whose results are known. The server's "
+        "database is SQLite, as on one machine.",
         "",
         "| flow runs | database, MB | server's memory, MB |",
         "|---|---|---|",
@@ -168,10 +168,10 @@ def growth(grown: Grown) -> Iterator[str]:
     yield from (f"| {number} | {size:.1f} | {memory:.0f} |" for number, size, memory in rows)
     yield from (
         "",
-        f"A flow run leaves {(last_mb - base_mb) / count * 1000:.0f} kB. Of the whole, {grown.events_share:.0%} are "
-        f"events ({grown.events_per_run:.1f} a flow run, {grown.event_kb:.1f} kB each with their indexes). A long "
-        f"episode adds a heartbeat every 30 s: {120 * grown.event_kb:.0f} kB for an hour of work, until events are "
-        "dropped.",
+        f"A flow run leaves {(last_mb - base_mb) / count * 1000:.0f} kB. Of the whole, "
+        f"{grown.events_share:.0%} are events ({grown.events_per_run:.1f} a flow run, {grown.event_kb:.1f} kB "
+        f"each with their indexes). A long episode adds a heartbeat every 30 s: {120 * grown.event_kb:.0f} kB "
+        "for an hour of work, until events are dropped.",
         "",
         "| what retention leaves | pages in use, MB | file, MB |",
         "|---|---|---|",
