@@ -83,8 +83,9 @@ def report(
         "# What a night costs besides the network",
         "",
         f"Made by `python benchmarks/night_costs.py{option}` on {os.cpu_count()} cores, "
-        f"{platform.machine()}, Python {platform.python_version()}. Episodes of {plan.minutes:g} min (MPEG-TS, MP2), network "
-        "`passthrough`, the stem of every segment that sounds, one CPU thread a process.",
+        f"{platform.machine()}, Python {platform.python_version()}. Episodes of {plan.minutes:g} min "
+        "(MPEG-TS, MP2), network `passthrough`, the stem of every segment that sounds, one CPU thread in a "
+        "process.",
         "",
     )
     if path:
@@ -158,8 +159,8 @@ def growth(grown: Grown) -> Iterator[str]:
         "## The Prefect server over many flow runs",
         "",
         f"{count} flow runs of `process-episode` in {grown.seconds:.0f} s, by {grown.processes} processes "
-        f"that call the flow ({grown.flow_run_s:.2f} s each), of a file whose results are known. The server's "
-        "database is SQLite, as on one machine.",
+        f"that call the flow ({grown.flow_run_s:.2f} s each), of a file whose results are known. The "
+        "server's database is SQLite, as on one machine.",
         "",
         "| flow runs | database, MB | server's memory, MB |",
         "|---|---|---|",
@@ -168,10 +169,10 @@ def growth(grown: Grown) -> Iterator[str]:
     yield from (f"| {number} | {size:.1f} | {memory:.0f} |" for number, size, memory in rows)
     yield from (
         "",
-        f"A flow run leaves {(last_mb - base_mb) / count * 1000:.0f} kB. Of the whole, "
-        f"{grown.events_share:.0%} are events ({grown.events_per_run:.1f} a flow run, {grown.event_kb:.1f} kB "
-        f"each with their indexes). A long episode adds a heartbeat every 30 s: {120 * grown.event_kb:.0f} kB "
-        "for an hour of work, until events are dropped.",
+        f"A flow run leaves {(last_mb - base_mb) / count * 1000:.0f} kB. Of the whole database, "
+        f"{grown.events_share:.0%} are events: {grown.events_per_run:.1f} a flow run, {grown.event_kb:.1f} "
+        "kB each with their indexes. A long episode adds a heartbeat every 30 s: "
+        f"{120 * grown.event_kb:.0f} kB for an hour of work, until events are dropped.",
         "",
         "| what retention leaves | pages in use, MB | file, MB |",
         "|---|---|---|",

@@ -42,8 +42,13 @@ RETRIES: dict[str, Any] = {
 }
 
 
+def name_task_run(parameters: dict[str, Any]) -> str:
+    """What logs and the UI call a task run; a file's name may hold what steers a terminal."""
+    return shown(f"process {parameters['path']}")
+
+
 @task(
-    task_run_name="process {path}",
+    task_run_name=name_task_run,
     persist_result=True,
     result_serializer="json",
     cache_policy=INPUTS + TASK_SOURCE + RUN_ID,
