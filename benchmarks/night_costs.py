@@ -35,7 +35,7 @@ class Plan:
     flow_runs: int
 
 
-FULL = Plan(minutes=5, episodes=9, workers=(1, 2, 3), flow_runs=1000)
+FULL = Plan(minutes=5, episodes=6, workers=(1, 2, 3), flow_runs=1000)
 QUICK = Plan(minutes=1, episodes=3, workers=(1, 2), flow_runs=80)
 
 
