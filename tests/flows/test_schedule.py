@@ -15,9 +15,7 @@ from flows.nightly import nightly_flow
 def test_a_schedule_becomes_flow_runs(prefect_server: None) -> None:
     """What the server's scheduler does every minute; here it does not run by itself."""
     with get_client(sync_client=True) as client:
-        every_night = DeploymentScheduleCreate(
-            schedule=CronSchedule(cron="15 2 * * *", timezone="Europe/Paris")
-        )
+        cron = CronSchedule(cron="15 2 * * *", timezone="Europe/Paris")
         deployment_id = client.create_deployment(
             client.create_flow(nightly_flow), "scheduled", schedules=[DeploymentScheduleCreate(schedule=cron)]
         )
