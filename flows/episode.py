@@ -60,7 +60,7 @@ def process(
     """What `process_episode` gave; `made_with` keeps results of other networks or settings apart."""
     settings = load_settings()
     on_air = datetime.fromisoformat(air_start) if air_start else None
-    progress = ProgressArtifact(as_markdown(shown(Path(path).name)))
+    progress = ProgressArtifact(shown(Path(path).name))
     with open_store(settings) as store:
         done = process_episode(
             Episode(Path(path), channel, title, on_air),
