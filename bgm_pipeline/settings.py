@@ -49,8 +49,8 @@ class SeparationSettings(BaseModel):
 class DetectionSettings(BaseModel):
     """From scores to events; scores are 0..1, ten a second."""
 
-    onset: float = Field(0.6, ge=0, le=1, description="an event starts where the score rises above this")
-    offset: float = Field(0.5, ge=0, le=1, description="an event ends where the score falls below this")
+    onset: float = Field(0.7, ge=0, le=1, description="an event starts where the score rises above this")
+    offset: float = Field(0.4, ge=0, le=1, description="an event ends where the score falls below this")
     min_duration_on_s: float = Field(0.5, ge=0, description="shorter events are dropped")
     min_duration_off_s: float = Field(0.3, ge=0, le=SEGMENT_S, description="shorter holes are filled")
     min_segment_music_s: float = Field(0.5, gt=0, description="a segment with this much music holds music")
