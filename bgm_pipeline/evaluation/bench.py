@@ -148,7 +148,7 @@ class _MeasurementFile:
 
     def __init__(self, folder: Path, system: System, tests: TestSet) -> None:
         self.path = folder / f"{system.label.replace('/', '_')}.csv"
-        self.of = f"{system.sha256[:12]} {tests.split} {tests.seed}"
+        self.of = f"{system.sha256[:12]} {tests.identity()}"
         self.count = tests.count
         self.rows = {(row.level_db, row.number): row for row in self._read()}
         if not self.rows:

@@ -1,5 +1,6 @@
 """Test mixtures: somebody speaks over music, and all is known of it."""
 
+import hashlib
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,11 @@ class TestSet:
     def corpus(self) -> Corpus:
         """Its corpus, read once in every process."""
         return _corpus(self.folder)
+
+    def identity(self) -> str:
+        """What decides about the mixtures, but for their number, and about the catalogue."""
+        manifest = hashlib.sha256((self.folder / "corpus.csv").read_bytes()).hexdigest()
+        return f"{self.split} {self.seed} {manifest[:12]}"
 
 
 @dataclass(frozen=True, slots=True)
