@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from operator import or_
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from scipy import stats
 from bgm_pipeline.evaluation.bench import Measurement
 from bgm_pipeline.evaluation.identification import HASHES_A_SECOND, TOLERANCE_S, tracks_of
 from bgm_pipeline.evaluation.mixtures import LEVELS_DB, TestSet
-from bgm_pipeline.evaluation.systems import MIXTURE, MUSIC, System
+from bgm_pipeline.evaluation.systems import BASELINES, MIXTURE, MUSIC, System
 from bgm_pipeline.evaluation.tables import markdown
 from bgm_pipeline.models import cost, registry
 from bgm_pipeline.separation import choose_device
@@ -59,7 +60,8 @@ class Mean:
         return abs(self.value) > self.half_width
 
     def __str__(self) -> str:
-        return "" if np.isnan(self.value) else f"{self.value:.2f} ± {self.half_width:.2f}"
+        interval = "" if np.isnan(self.half_width) else f" ± {self.half_width:.2f}"
+        return "" if np.isnan(self.value) else f"{self.value:.2f}{interval}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,10 @@ class Comparison:
     def identified(self, system: System, level_db: int) -> list[bool]:
         """Whether each excerpt was found at its right place."""
         return [one.outcome == "right" for one in self.at(system, level_db)]
+
+    def from_mixture(self, level_db: int) -> list[bool]:
+        """Whether each excerpt was found from the mixture as it is."""
+        return self.identified(next(s for s in BASELINES if s.label == MIXTURE), level_db)
 
 
 def write(comparison: Comparison, settings: Settings, command: str, folder: Path) -> Path:
@@ -135,16 +141,22 @@ SDR of the network in the row less that of the network in the column, dB, mean o
 
 {_differences(comparison)}
 
-{_disagreements(comparison)}
-
 ## Identification
 
 What separation is for: audfprint2 ({HASHES_A_SECOND:g} hashes a second) looks for each excerpt in a
 catalogue of {tracks} tracks, the {own} of this split among them. Right: its first answer names the track, and
-the place within {TOLERANCE_S:g} s. Either: from the estimate or from the mixture. Against the mixture: share
-of the excerpts, in percent points. Hashes: how many agree on the right place, mean.
+the place within {TOLERANCE_S:g} s. In brackets: against the mixture as it is, in percent points of the excerpts.
+Wrong: first answers that name something else, at all levels.
 
 {markdown(identification_table(comparison))}
+
+Found from the estimate or from the mixture:
+
+{markdown(either_table(comparison))}
+
+Hashes that agree on the right place, mean:
+
+{markdown(hash_table(comparison))}
 
 ## Cost
 
@@ -168,6 +180,9 @@ def paper_table(comparison: Comparison) -> pd.DataFrame:
         for level_db in PAPER_LEVELS_DB:
             for ratio in RATIOS:
                 ours, theirs = comparison.mean(system, level_db, ratio), next(published, None)
+                if system.label == MIXTURE and ratio == "sar":  # nothing is in it but the sources
+                    cells.append("∞")
+                    continue
                 cells.append(f"{ours}" if theirs is None else f"{ours} ({theirs:.2f})")
         rows.append((system.label, *cells))
     columns = [f"{ratio.upper()} {level_db}" for level_db in PAPER_LEVELS_DB for ratio in RATIOS]
@@ -205,22 +220,49 @@ def ratio_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def identification_table(comparison: Comparison) -> pd.DataFrame:
-    """How often each system's estimate is found at the right place."""
-    mixture = next(system for system in comparison.systems if system.label == MIXTURE)
+    """How many excerpts each system's estimate finds at the right place, and how many more than the mixture."""
     rows = []
     for system in comparison.systems:
+        cells = []
         for level_db in LEVELS_DB:
-            found, before = comparison.identified(system, level_db), comparison.identified(mixture, level_db)
-            measured = comparison.at(system, level_db)
+            found, before = comparison.identified(system, level_db), comparison.from_mixture(level_db)
             gain = Mean.of(100.0 * (now - then) for now, then in zip(found, before, strict=True))
-            either = sum(now or then for now, then in zip(found, before, strict=True))
-            wrong = sum(one.outcome == "wrong" for one in measured)
-            hashes = f"{np.mean([one.hashes for one in measured]):.1f}"
-            against = "" if system is mixture else f"{gain.value:+.1f} ± {gain.half_width:.1f}"
-            row = (f"{sum(found)} of {len(found)}", wrong, against, either, hashes)
-            rows.append((system.label, level_db, *row))
-    columns = ["network", "dB", "right", "wrong", "against the mixture", "either", "hashes"]
-    return pd.DataFrame(rows, columns=columns)
+            against = "" if system.label == MIXTURE else f" ({gain.value:+.1f} ± {gain.half_width:.1f})"
+            cells.append(f"{sum(found)}{against}")
+        wrong = sum(one.outcome == "wrong" for one in comparison.measured[system.label])
+        rows.append((system.label, *cells, wrong))
+    levels = [f"right at {level_db} dB, of {comparison.tests.count}" for level_db in LEVELS_DB]
+    return pd.DataFrame(rows, columns=["network", *levels, "wrong"])
+
+
+def either_table(comparison: Comparison) -> pd.DataFrame:
+    """How many excerpts are found if the fingerprinter hears both the estimate and the mixture."""
+    rows = [
+        (
+            network.label,
+            *(
+                sum(map(or_, comparison.identified(network, level_db), comparison.from_mixture(level_db)))
+                for level_db in LEVELS_DB
+            ),
+        )
+        for network in comparison.networks
+    ]
+    return pd.DataFrame(rows, columns=["network", *(f"at {level_db} dB" for level_db in LEVELS_DB)])
+
+
+def hash_table(comparison: Comparison) -> pd.DataFrame:
+    """How many hashes agree on the right place, on average."""
+    rows = [
+        (
+            system.label,
+            *(
+                f"{np.mean([one.hashes for one in comparison.at(system, level_db)]):.1f}"
+                for level_db in LEVELS_DB
+            ),
+        )
+        for system in comparison.systems
+    ]
+    return pd.DataFrame(rows, columns=["network", *(f"at {level_db} dB" for level_db in LEVELS_DB)])
 
 
 def cost_table(comparison: Comparison, settings: Settings) -> pd.DataFrame:
@@ -248,11 +290,12 @@ def _differences(comparison: Comparison) -> str:
         ]
         table = pd.DataFrame(rows, columns=[f"at {level_db} dB", *(b.label for b in networks)])
         parts.append(markdown(table))
+    parts += _disagreements(comparison)
     return "\n\n".join(parts)
 
 
-def _disagreements(comparison: Comparison) -> str:
-    """Where our order is not the paper's, or cannot be told."""
+def _disagreements(comparison: Comparison) -> list[str]:
+    """Where our order is clearly not the paper's; nothing where there are no two of its networks."""
     published = [system for system in comparison.networks if _network_name(system) in PAPER]
     lines = []
     for at, level_db in enumerate(PAPER_LEVELS_DB):
@@ -260,14 +303,10 @@ def _disagreements(comparison: Comparison) -> str:
             theirs = PAPER[_network_name(a)][3 * at] - PAPER[_network_name(b)][3 * at]
             ours = comparison.difference(a, b, level_db, "sdr")
             if theirs * ours.value < 0 and ours.is_clear:
-                lines.append(
-                    f"- at {level_db} dB, {a.label} less {b.label}: {ours} dB (paper: {theirs:+.2f} dB)"
-                )
-    if len(published) < 2:
-        return ""
-    if not lines:
-        return "No pair of the paper's networks is clearly in another order than in the paper."
-    return "Clearly in another order than in the paper:\n\n" + "\n".join(lines)
+                lines.append(f"- at {level_db} dB, {a.label} less {b.label}: {ours} (paper: {theirs:+.2f})")
+    if lines:
+        return ["Clearly in another order than in the paper:", "\n".join(lines)]
+    return ["No two of the paper's networks are clearly in another order."] if len(published) > 1 else []
 
 
 def _network_name(system: System) -> str:
@@ -297,7 +336,12 @@ def _plot(comparison: Comparison, path: Path) -> None:
             color=line.get_color(),
         )
     left.set(xlabel="music to speech, dB", ylabel="SDR of the music, dB", title="Separation")
-    right.set(xlabel="music to speech, dB", ylabel="found at the right place, %", title="Identification")
+    right.set(
+        xlabel="music to speech, dB",
+        ylabel="found at the right place, %",
+        title="Identification",
+        ylim=(-3, 103),
+    )
     for axes in (left, right):
         axes.set_xticks(LEVELS_DB)
         axes.grid(alpha=0.3)

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from bgm_pipeline.cli import app
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation import bss
-from bgm_pipeline.evaluation.bench import Bench
-from bgm_pipeline.evaluation.comparison import Mean
+from bgm_pipeline.evaluation.bench import Bench, Measurement
+from bgm_pipeline.evaluation.comparison import Comparison, Mean, either_table, identification_table, write
+from bgm_pipeline.evaluation.identification import Outcome
 from bgm_pipeline.evaluation.mixtures import LEVELS_DB, TestSet, excerpt
 from bgm_pipeline.evaluation.systems import BASELINES, MIXTURE, MUSIC, ORACLE, System, separate, systems_of
 from bgm_pipeline.models import registry
@@ -114,6 +115,40 @@ def test_an_interval_is_students() -> None:
     assert (mean.value, mean.half_width) == (2, pytest.approx(4.303 / 3**0.5, abs=1e-3))
     assert not mean.is_clear
     assert Mean.of([1.0, 1.1, 1.2]).is_clear
+
+
+def made_up(label: str, model: str, sdr_db: float, outcome: Outcome) -> tuple[System, list[Measurement]]:
+    """Ten mixtures at each level, all about as good."""
+    return System(label, model), [
+        Measurement(level_db, number, sdr_db + 0.01 * number, 1.0, 1.0, 1.0, outcome, 7)
+        for level_db in LEVELS_DB
+        for number in range(10)
+    ]
+
+
+def test_what_differs_from_the_paper_is_said_and_what_separation_brings_is_counted(
+    folder: Path, tmp_path: Path
+) -> None:
+    weights = {}
+    for name in ("unet", "mdensenet"):
+        weights[name] = str(tmp_path / f"{name}.safetensors")
+        registry.save(registry.get(name).build(), registry.get(name), Path(weights[name]), {})
+    made = [
+        made_up(MIXTURE, "", 0.0, "wrong"),
+        made_up("unet", weights["unet"], 5.0, "right"),
+        made_up("mdensenet", weights["mdensenet"], 4.0, "none"),
+    ]
+    measured = {system.label: rows for system, rows in made}
+    tests = TestSet(folder, "test", 10)
+    comparison = Comparison([system for system, _ in made], measured, tests)
+    text = write(comparison, SETTINGS, "bgm evaluate", tmp_path).read_text()
+    # The paper has its MDenseNet ahead: 6.91 to 6.26 and 3.74 to 3.18.
+    assert "- at 0 dB, unet less mdensenet: 1.00 ± 0.00 (paper: -0.65)" in text
+    assert "- at -10 dB, unet less mdensenet: 1.00 ± 0.00 (paper: -0.56)" in text
+    right = identification_table(comparison).set_index("network")
+    assert right.loc["unet"].tolist() == ["10 (+100.0 ± 0.0)"] * 4 + [0]
+    assert right.loc[MIXTURE].tolist() == ["0"] * 4 + [40]
+    assert either_table(comparison).to_numpy().tolist() == [["unet", *[10] * 4], ["mdensenet", *[0] * 4]]
 
 
 def test_the_report_sets_networks_beside_the_paper(
