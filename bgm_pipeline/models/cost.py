@@ -17,13 +17,16 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def gflop(network: Network) -> float:
+def gflop(network: Network, module: nn.Module) -> float:
     """Billions of operations for a segment, two for a multiply and an add; without transforms and additions.
 
     Nothing is computed: torch counts on its meta device, but for recurrent layers, which it would take apart
     frame by frame. These cost two operations a frame for each weight.
+
+    Args:
+        module: what `network` builds; it is of no use afterwards.
     """
-    module = network.build().eval().to("meta")
+    module = module.eval().to("meta")
     recurrent_flop = 0
 
     def stand_in(layer: nn.RNNBase) -> None:

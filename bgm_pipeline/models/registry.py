@@ -90,6 +90,13 @@ def get(name: str) -> Network:
         raise ModelError(f"no network is called {name!r}; there are: {', '.join(NETWORKS)}") from None
 
 
+def shipped(task: Task) -> list[str]:
+    """Names of the networks for that task whose weights ship."""
+    return [
+        n.name for n in NETWORKS.values() if n.task == task and (WEIGHTS / f"{n.name}.safetensors").exists()
+    ]
+
+
 def load(name_or_path: str, task: Task = "separation") -> LoadedNetwork:
     """A network with its weights, in evaluation mode, on the CPU.
 
