@@ -97,7 +97,7 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
     """The episodes, the newest first, one a row.
 
     Columns: `EPISODE_COLUMNS`. `state`, `reason`, `started_at`, `finished_at` and `flow_run_url` are those of
-    the newest run, `run_id`, `model`, `duration_s` and `music_s` (length of all events) those of the current one.
+    the newest run, `run_id`, `model`, `duration_s` and `music_s` (length of all events) those of the current.
 
     Raises:
         InputError: a filter is not known, or its value cannot be meant.
