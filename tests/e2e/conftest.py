@@ -1,4 +1,4 @@
-"""`bgm up` as users start it: a real server and a real worker, once for all tests here; and a real browser."""
+"""`bgm up` as users start it, a real server and a real worker, once for all tests here; and a real browser."""
 
 import json
 import os
@@ -112,8 +112,8 @@ class House:
         wait_for("no night", lambda: self.ask("/flow_runs/filter", runs)[0]["state_type"] in ended)
 
 
-def processes_of(house_folder: Path) -> list[str]:
-    """Every process whose environment tells of that folder."""
+def processes_of(folder_of_house: Path) -> list[str]:
+    """Every process that was started there."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -121,7 +121,7 @@ def processes_of(house_folder: Path) -> list[str]:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if f"BGM_DATA_DIR={house_folder}/".encode() in environment and command:
+        if f"BGM_DATA_DIR={folder_of_house}/".encode() in environment and command:
             found.append(f"{folder.name} {command}")
     return found
 
@@ -146,9 +146,14 @@ def open_house(folder: Path, detector: Path, *arguments: str) -> House:
 
 
 def close_house(house: House) -> None:
-    if house.process.poll() is None:
-        house.process.send_signal(signal.SIGTERM)
-        house.process.wait(60)
+    """Stops it as systemd does; it ends well, and leaves nothing running."""
+    house.process.send_signal(signal.SIGTERM)
+    try:
+        assert house.process.wait(90) == 0, house.said
+        assert house.said.splitlines()[-1].startswith("bgm: stopped; ")
+        assert processes_of(house.folder) == []
+    finally:
+        house.process.kill()
 
 
 @pytest.fixture(scope="session")
