@@ -181,6 +181,7 @@ _SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "reason": ("reason", _printable),
     "model": ("model", _printable),
     "path": ("file", lambda path: _printable(Path(path).name)),
+    "flow_run_url": ("flow run", _printable),
 }
 """Which columns a table shows, under which name, and how."""
 

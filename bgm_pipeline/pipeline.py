@@ -145,6 +145,7 @@ def process_episode(
     audio_streams: Sequence[int] = (),
     join_tracks: bool = False,
     force: bool = False,
+    flow_run_url: str | None = None,
     progress: Progress = lambda stage, done_s, total_s: None,
 ) -> Processed:
     """Finds, separates and stores the music of one episode; once, however often it is called.
@@ -156,6 +157,7 @@ def process_episode(
         audio_streams: indexes of the streams to use; empty for the default rule of `select_audio`.
         join_tracks: join all mono tracks instead.
         force: make the results anew, even if they are there.
+        flow_run_url: a link to the flow run that this belongs to, kept with the run.
 
     Raises:
         MediaError: the file cannot be read, or changed meanwhile.
@@ -163,16 +165,24 @@ def process_episode(
     """
     timer = StageTimer()
     path = episode.path
-    size_bytes = check_readable(path)
-    before = path.stat()
-    progress("read", 0, None)
-    with timer.stage("read"):
-        source_sha256 = sha256_of(path)
-    identity = run_identity(source_sha256, networks, settings, audio_streams, join_tracks)
+
+    def identity_of(source_sha256: str) -> RunIdentity:
+        return run_identity(source_sha256, networks, settings, audio_streams, join_tracks)
+
+    try:
+        size_bytes = check_readable(path)
+        before = path.stat()
+        progress("read", 0, None)
+        with timer.stage("read"):
+            source_sha256 = sha256_of(path)
+    except MediaError as error:
+        store.fail_unread(path, identity_of, str(error), flow_run_url)
+        raise
+    identity = identity_of(source_sha256)
     episode_id = store.register_episode(episode, source_sha256, size_bytes)
     if not force and (done := reuse_run(store, episode_id, identity)) is not None:
         return Processed(episode_id, done, is_new=False)
-    run_id = store.start_run(episode_id, identity)
+    run_id = store.start_run(episode_id, identity, flow_run_url)
     try:
         # An equal run of another process may have ended while this one waited to start.
         if not force and (done := reuse_run(store, episode_id, identity)) is not None:

@@ -40,7 +40,7 @@ EPISODE_COLUMNS = (
     *_WHOSE,
     *("air_start", "air_end", "duration_s", "music_s", "music_share", "state", "reason"),
     *_BY,
-    *("started_at", "finished_at", "path", "source_sha256", "size_bytes"),
+    *("started_at", "finished_at", "flow_run_url", "path", "source_sha256", "size_bytes"),
 )
 SEGMENT_COLUMNS = (
     *(*_WHOSE, "segment_index", *_WHEN, "has_music", *_WHAT),
@@ -54,6 +54,7 @@ _TYPES = {
     **dict.fromkeys(("start_ms", "end_ms", "gap_ms"), "int64"),
     **dict.fromkeys(("run_id", "duration_ms", "music_ms", "air_start_ms"), "Int64"),
     **dict.fromkeys(("channel", "title", "model", "state", "reason", "path", "source_sha256"), "string"),
+    "flow_run_url": "string",
     **dict.fromkeys(("music_probability", "music_to_speech_db", "mixture_db", "music_db"), "float64"),
     "has_music": "bool",
 }
@@ -95,8 +96,8 @@ class SpanFilters(EpisodeFilters, total=False):
 def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
     """The episodes, the newest first, one a row.
 
-    Columns: `EPISODE_COLUMNS`. `state`, `reason`, `started_at` and `finished_at` are those of the newest
-    run, `run_id`, `model`, `duration_s` and `music_s` (length of all events) those of the current one.
+    Columns: `EPISODE_COLUMNS`. `state`, `reason`, `started_at`, `finished_at` and `flow_run_url` are those of
+    the newest run, `run_id`, `model`, `duration_s` and `music_s` (length of all events) those of the current.
 
     Raises:
         InputError: a filter is not known, or its value cannot be meant.
@@ -119,6 +120,7 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
             current.model,
             newest.started_at,
             newest.finished_at,
+            newest.flow_run_url,
             EpisodeRow.path,
             EpisodeRow.source_sha256,
             EpisodeRow.size_bytes,
@@ -143,7 +145,8 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
     frame["duration_s"] = (duration_ms / 1000).astype("float64")
     frame["music_s"] = (music_ms / 1000).astype("float64")
     frame["music_share"] = frame["music_s"] / frame["duration_s"].where(frame["duration_s"] > 0)
-    frame["reason"] = frame["reason"].fillna("")
+    for column in ("reason", "flow_run_url"):
+        frame[column] = frame[column].fillna("")
     return frame[list(EPISODE_COLUMNS)]
 
 

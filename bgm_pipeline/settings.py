@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from bgm_pipeline.errors import InputError
@@ -81,6 +81,25 @@ class InboxSettings(BaseModel):
     look_s: float = Field(2.0, ge=0, description="between two looks that must find a file the same")
 
 
+class NightSettings(BaseModel):
+    """What Prefect does by itself, and when; see docs/nightly.md."""
+
+    cron: str = Field("15 2 * * *", description="when the inbox is looked through (cron)")
+    check_cron: str = Field("0 5 * * *", description="when the stem store is checked (cron)")
+    retention_cron: str = Field("30 5 * * *", description="when old runs are dropped (cron)")
+    report_cron: str = Field("0 6 * * *", description="when the morning's report is made (cron)")
+    time_zone: str = Field("", description="of these times (Europe/Paris); else that of the inbox, or local")
+    backlog_limit: int = Field(
+        500, ge=1, description="so many episodes wait or run at once; what is more waits for the next night"
+    )
+    episodes_at_once: int = Field(1, ge=1, description="so many flow runs does one worker see to at once")
+    episode_timeout_s: float = Field(21_600.0, gt=0, description="an episode that takes longer has failed")
+    take_ups: int = Field(3, ge=0, description="how often a run whose process died is begun again by itself")
+    old_runs_kept_days: float = Field(30.0, ge=0, description="results that others took the place of")
+    flow_runs_kept_days: float = Field(30.0, ge=1, description="flow runs that have ended, with their logs")
+    webhook_url: SecretStr = Field(SecretStr(""), description="where summaries are posted to, as JSON")
+
+
 class Settings(BaseSettings):
     """All settings of the program."""
 
@@ -103,6 +122,7 @@ class Settings(BaseSettings):
     separation: SeparationSettings = SeparationSettings()
     detection: DetectionSettings = DetectionSettings()
     inbox: InboxSettings = InboxSettings()
+    night: NightSettings = NightSettings()
 
     @cached_property
     def resolved_database_url(self) -> str:

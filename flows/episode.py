@@ -7,14 +7,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from prefect import Task, flow, task
+from prefect import Task, flow, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import INPUTS, RUN_ID, TASK_SOURCE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Failed
 from prefect.tasks import exponential_backoff
 
 from bgm_pipeline import query
-from bgm_pipeline.errors import InputError, StoreError
+from bgm_pipeline.errors import BgmError, InputError, StoreError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.nightly import NightReport, done_row
@@ -22,6 +23,8 @@ from bgm_pipeline.pipeline import Networks, Processed, process_episode
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.session import open_store
 from bgm_pipeline.types import Episode
+from flows import names
+from flows.deadline import deadline
 from flows.progress import ProgressArtifact
 
 
@@ -55,19 +58,31 @@ def name_task_run(parameters: dict[str, Any]) -> str:
     **RETRIES,
 )
 def process(
-    path: str, channel: str, title: str, air_start: str | None, audio_streams: list[int], made_with: str
+    path: str,
+    channel: str,
+    title: str,
+    air_start: str | None,
+    audio_streams: list[int],
+    changes: dict[str, Any],
+    made_with: str,
 ) -> dict[str, Any]:
-    """What `process_episode` gave; `made_with` keeps results of other networks or settings apart."""
-    settings = load_settings()
+    """What `process_episode` gave; `made_with` keeps results of another file, network or setting apart."""
+    settings = load_settings(**changes)
     on_air = datetime.fromisoformat(air_start) if air_start else None
     progress = ProgressArtifact(shown(Path(path).name))
-    with open_store(settings) as store:
+    limit_s = settings.night.episode_timeout_s
+    late = f"{shown(path)}: not done after {limit_s:g} s; see what holds it up, or raise"
+    with (
+        open_store(settings) as store,
+        deadline(limit_s, f"{late} BGM_NIGHT__EPISODE_TIMEOUT_S"),
+    ):
         done = process_episode(
             Episode(Path(path), channel, title, on_air),
             store,
             load_networks(settings),
             settings,
             audio_streams=audio_streams,
+            flow_run_url=runtime.flow_run.ui_url,
             progress=progress,
         )
     progress.finish()
@@ -96,18 +111,28 @@ def report(path: str, done: dict[str, Any]) -> str:
     return text.splitlines()[-1]
 
 
-@flow(name="process-episode", log_prints=False)
+@flow(name=names.PROCESS_EPISODE, log_prints=False)
 def process_episode_flow(
     path: str,
     channel: str = "",
     title: str = "",
     air_start: str | None = None,
     audio_streams: tuple[int, ...] = (),
-) -> str:
-    """Finds, separates and stores the music of one file. `air_start` is ISO 8601 with its offset."""
-    settings = load_settings()
-    done = process(path, channel, title, air_start, list(audio_streams), made_with(settings))
-    return report(path, done)
+    changes: dict[str, Any] | None = None,
+) -> str | State[str]:
+    """Finds, separates and stores the music of one file.
+
+    Args:
+        air_start: ISO 8601 with its offset.
+        changes: settings that differ from the worker's own, such as {"detection": {"onset": 0.7}}.
+    """
+    try:
+        changes = changes or {}
+        made = made_with(path, load_settings(**changes))
+        done = process(path, channel, title, air_start, list(audio_streams), changes, made)
+        return report(path, done)
+    except BgmError as error:
+        return Failed(message=str(error))
 
 
 @lru_cache(maxsize=1)
@@ -120,9 +145,19 @@ def load_networks(settings: Settings) -> Networks:
     return _networks(settings.model_dump_json())
 
 
-def made_with(settings: Settings) -> str:
-    """Hashes of all that results are made with but the file: networks, settings, code."""
-    return f"{load_networks(settings).sha256} {settings.results_sha256()} {version('bgm-pipeline')}"
+def made_with(path: str, settings: Settings) -> str:
+    """All that results are made with: hashes of networks and settings, the code, and the file as it looks.
+
+    A file's size and the moments when its content and its entry last changed stand for its bytes: where they
+    differ, `process_episode` reads it and says itself whether the results are there.
+    """
+    try:
+        status = Path(path).stat()
+        look = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    except (OSError, ValueError):
+        look = "cannot be read"
+    hashes = f"{load_networks(settings).sha256} {settings.results_sha256()}"
+    return f"{hashes} {version('bgm-pipeline')} {look}"
 
 
 def as_markdown(text: str) -> str:

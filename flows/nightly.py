@@ -6,7 +6,7 @@ from typing import Any, cast
 from prefect import Task, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType, TaskRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed
@@ -20,24 +20,30 @@ from bgm_pipeline.pipeline import Networks, Processed, reuse_run, run_identity
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
 from bgm_pipeline.store.session import open_store
+from flows import names
 from flows.episode import as_markdown, is_of_the_moment, load_networks, made_with, process
+from flows.notify import post_summary
 
-DEPLOYMENT = "process-episode/process-episode"
+DEPLOYMENT = f"{names.PROCESS_EPISODE}/{names.PROCESS_EPISODE}"
 
 
-@flow(name="nightly", log_prints=False)
+@flow(name=names.NIGHTLY, log_prints=False, on_completion=[post_summary], on_failure=[post_summary])
 def nightly_flow(
     inbox: str | None = None, limit: int | None = None, deployment: str = DEPLOYMENT
 ) -> State[None]:
     """Sees to every new file of an inbox once, and reports. The folder is BGM_INBOX__FOLDER if none is named.
 
-    With a deployment of that name every file gets a flow run of its own; without, files are processed here.
+    With a deployment of that name every file gets a flow run of its own, as far as the backlog's limit goes;
+    without, files are processed here.
     """
     settings = load_settings()
     folder = Path(inbox) if inbox else settings.inbox.folder
     if folder is None:
         raise InputError("no inbox is named; give the parameter inbox, or set BGM_INBOX__FOLDER")
     has_workers = _is_deployed(deployment)
+    if has_workers:
+        room = max(0, settings.night.backlog_limit - count_backlog(deployment))
+        limit = room if limit is None else min(limit, room)
     networks = load_networks(settings)
     with open_store(settings) as store:
 
@@ -52,9 +58,19 @@ def nightly_flow(
 
 
 def start(
-    found: FoundFile, store: Store, networks: Networks, settings: Settings, deployment: str
+    found: FoundFile,
+    store: Store,
+    networks: Networks,
+    settings: Settings,
+    deployment: str = DEPLOYMENT,
+    changes: dict[str, Any] | None = None,
 ) -> NightRow:
-    """Registers an episode and gives it a flow run; only one for these bytes, networks and settings."""
+    """Registers an episode and gives it a flow run; only one for these bytes, networks and settings.
+
+    Args:
+        settings: what results are asked for with.
+        changes: those of them that differ from the workers' own.
+    """
     path = found.episode.path
     size_bytes = check_readable(path)
     source_sha256 = sha256_of(path)
@@ -67,7 +83,7 @@ def start(
         FlowRun,
         run_deployment(
             deployment,
-            parameters=parameters_of(found),
+            parameters=parameters_of(found, changes),
             flow_run_name=shown(found.file),
             timeout=0,
             as_subflow=False,
@@ -83,13 +99,32 @@ def start(
 
 def process_here(found: FoundFile, store: Store, settings: Settings) -> NightRow:
     """Processes a file in this process, as a task of this flow run."""
+    parameters = parameters_of(found)
     done = process.with_options(retry_condition_fn=_may_be_tried_again)(
-        **parameters_of(found), made_with=made_with(settings)
+        **parameters, made_with=made_with(parameters["path"], settings)
     )
     return done_row(found, Processed(**done), store)
 
 
-def parameters_of(found: FoundFile) -> dict[str, Any]:
+def count_backlog(deployment: str) -> int:
+    """How many flow runs of a deployment have not ended."""
+    flow_name, name = deployment.split("/")
+    unended = {"type": {"any_": [kind.value for kind in StateType if kind not in TERMINAL_STATES]}}
+    with get_client(sync_client=True) as client:
+        response = client.request(
+            "POST",
+            "/flow_runs/count",
+            json={
+                "flows": {"name": {"any_": [flow_name]}},
+                "deployments": {"name": {"any_": [name]}},
+                "flow_runs": {"state": unended},
+            },
+        )
+        response.raise_for_status()
+        return int(response.json())
+
+
+def parameters_of(found: FoundFile, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The parameters of the episode's flow, as JSON knows them.
 
     Raises:
@@ -107,6 +142,7 @@ def parameters_of(found: FoundFile) -> dict[str, Any]:
         "title": episode.title,
         "air_start": episode.air_start.isoformat() if episode.air_start else None,
         "audio_streams": list(found.audio_streams),
+        "changes": changes or {},
     }
 
 

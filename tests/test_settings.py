@@ -11,7 +11,7 @@ from bgm_pipeline.errors import InputError
 from bgm_pipeline.settings import Settings, load_settings
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "settings.md"
-UNITS = {"s": "s", "db": "dB"}
+UNITS = {"s": "s", "db": "dB", "days": "d"}
 
 
 def rows(model: type[BaseModel] = Settings, prefix: str = "BGM_") -> Iterator[str]:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The Alembic revision that these tables are; a test holds it to the newest migration."""
 
 
@@ -139,6 +139,7 @@ class RunRow(Base):
     settings_sha256: Mapped[str] = mapped_column(String(64))
     code_version: Mapped[str]
     owner: Mapped[str]
+    flow_run_url: Mapped[str | None]
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]

@@ -7,14 +7,15 @@ the episode. A process may therefore be killed anywhere.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from bgm_pipeline.errors import StoreError
 from bgm_pipeline.store.connection import explained
@@ -127,8 +128,11 @@ class Store:
                 _make_current(session, run_id, episode_id)
         return is_current is not None
 
-    def start_run(self, episode_id: int, identity: RunIdentity) -> int:
+    def start_run(self, episode_id: int, identity: RunIdentity, flow_run_url: str | None = None) -> int:
         """Begin an attempt at an episode; an earlier one whose process has died is marked as failed.
+
+        Args:
+            flow_run_url: the flow run that the attempt belongs to, where there is one.
 
         Raises:
             EpisodeBusyError: a process that lives is at work on the episode.
@@ -149,19 +153,7 @@ class Store:
                     )
                 _fail(earlier, INTERRUPTED)
                 session.flush()
-            run = RunRow(
-                episode_id=episode_id,
-                state="running",
-                source_sha256=identity.source_sha256,
-                model=identity.model,
-                model_sha256=identity.model_sha256,
-                settings_sha256=identity.settings_sha256,
-                code_version=identity.code_version,
-                settings=identity.settings,
-                owner=this_process(),
-                started_at=now,
-                heartbeat_at=now,
-            )
+            run = _new_run(episode_id, identity, now, flow_run_url)
             session.add(run)
             session.flush()
             run_id = run.id
@@ -172,6 +164,9 @@ class Store:
 
     def finish_run(self, run_id: int, result: RunResult) -> None:
         """Make all results of a run visible, in one transaction, in place of those of an equal run.
+
+        An episode without results whose file was where this one's is now is gone: its file was mended, and
+        nobody shall look for what is wrong with it.
 
         Raises:
             StoreError: the run is not in progress (any more).
@@ -199,6 +194,8 @@ class Store:
             for column, value in run_values(result, segments, events).items():
                 setattr(run, column, value)
             episode_id = run.episode_id
+            session.flush()
+            _drop_replaced(session, episode_id)
         self._release(run_id)
         self._sweep(episode_id)
 
@@ -212,6 +209,61 @@ class Store:
         finally:
             self._release(run_id)
         self._sweep(episode_id)
+
+    def fail_unread(
+        self, path: Path, identity_of: Callable[[str], RunIdentity], reason: str, flow_run_url: str | None
+    ) -> None:
+        """Note that a file which was seen before cannot be read (any more), as a failed run of its episode.
+
+        Args:
+            identity_of: gives the identity of the run for the file's sha256.
+        """
+        with self.writing() as session:
+            episode = session.execute(
+                select(EpisodeRow.id, EpisodeRow.source_sha256)
+                .where(EpisodeRow.path == plain_text(str(path.absolute())))
+                .order_by(EpisodeRow.id.desc())
+                .limit(1)
+            ).one_or_none()
+            if episode is not None:
+                now = datetime.now(UTC)
+                run = _new_run(episode.id, identity_of(episode.source_sha256), now, flow_run_url)
+                _fail(run, plain_text(reason))
+                session.add(run)
+
+    def drop_old_runs(self, before: datetime) -> list[int]:
+        """Remove what other runs took the place of, with its stems; the runs that are left are shown as ever.
+
+        That are good runs that are not current, and failed ones that are not the newest of their episode.
+
+        Args:
+            before: runs that ended later stay.
+
+        Returns:
+            The numbers of the runs that are gone.
+        """
+        later = aliased(RunRow)
+        is_newest = (
+            ~select(later.id).where(later.episode_id == RunRow.episode_id, later.id > RunRow.id).exists()
+        )
+        is_old = and_(
+            RunRow.finished_at < before,
+            or_(
+                and_(RunRow.state == "done", ~RunRow.is_current),
+                and_(RunRow.state == "failed", ~is_newest),
+            ),
+        )
+        with self.reading() as connection:
+            episodes = connection.scalars(select(RunRow.episode_id).where(is_old).distinct()).all()
+        dropped: list[int] = []
+        for episode_id in episodes:
+            with self.writing() as session:
+                session.execute(select(EpisodeRow.id).where(EpisodeRow.id == episode_id).with_for_update())
+                old = session.scalars(select(RunRow.id).where(RunRow.episode_id == episode_id, is_old)).all()
+                session.execute(delete(RunRow).where(RunRow.id.in_(old)))
+            dropped += old
+            self._sweep(episode_id)
+        return dropped
 
     def withdraw_run(self, run_id: int) -> None:
         """End a run that turned out not to be needed, as if it had never been started."""
@@ -279,6 +331,23 @@ class Store:
             log.warning("%s; run: bgm store check --remove", error)
 
 
+def _new_run(episode_id: int, identity: RunIdentity, now: datetime, flow_run_url: str | None) -> RunRow:
+    return RunRow(
+        episode_id=episode_id,
+        state="running",
+        source_sha256=identity.source_sha256,
+        model=identity.model,
+        model_sha256=identity.model_sha256,
+        settings_sha256=identity.settings_sha256,
+        code_version=identity.code_version,
+        settings=identity.settings,
+        owner=this_process(),
+        flow_run_url=flow_run_url,
+        started_at=now,
+        heartbeat_at=now,
+    )
+
+
 def _same(identity: RunIdentity | RunRow) -> tuple[Any, ...]:
     return (
         RunRow.source_sha256 == identity.source_sha256,
@@ -293,6 +362,18 @@ def _make_current(session: Session, run_id: int, episode_id: int) -> None:
     of_episode = RunRow.episode_id == episode_id
     session.execute(update(RunRow).where(of_episode, RunRow.is_current).values(is_current=False))
     session.execute(update(RunRow).where(of_episode, RunRow.id == run_id).values(is_current=True))
+
+
+def _drop_replaced(session: Session, episode_id: int) -> None:
+    path = select(EpisodeRow.path).where(EpisodeRow.id == episode_id).scalar_subquery()
+    is_of_use = (
+        select(RunRow.id)
+        .where(RunRow.episode_id == EpisodeRow.id, RunRow.state.in_(("done", "running")))
+        .exists()
+    )
+    session.execute(
+        delete(EpisodeRow).where(EpisodeRow.path == path, EpisodeRow.id != episode_id, ~is_of_use)
+    )
 
 
 def _fail(run: RunRow, reason: str) -> None:
