@@ -15,14 +15,14 @@ BUILD_TOOLS := hatchling editables setuptools
 EXTRAS := '.[dev]'
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: demo test lint bench lock ffmpeg clean
+.PHONY: demo test lint bench lock ffmpeg chromium clean
 
 demo: $(INSTALLED) ffmpeg
 	@# Package lists are missing from a fresh container; without root, bgm says what to do.
 	@apt-cache show asterisk-moh-opsound-wav >/dev/null 2>&1 || $(ROOT) apt-get -qq update >/dev/null 2>&1 || true
 	$(BIN)/bgm demo
 
-test: $(INSTALLED) ffmpeg
+test: $(INSTALLED) ffmpeg chromium
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)
@@ -50,6 +50,15 @@ ffmpeg:
 	fi; \
 	has || { echo 'ffmpeg and ffprobe are missing and cannot be installed from here; install them' \
 	  '(apt install ffmpeg, dnf install ffmpeg, brew install ffmpeg, https://ffmpeg.org), then run make again' >&2; exit 1; }
+
+chromium:
+	@has() { command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; }; \
+	install() { $(ROOT) apt-get install -y --no-install-recommends chromium; }; \
+	if ! has && command -v apt-get >/dev/null && $(ROOT) true 2>/dev/null; then \
+	  install || { $(ROOT) apt-get update && install; }; \
+	fi; \
+	has || { echo 'chromium is missing and cannot be installed from here; the tests click in it: install it' \
+	  '(apt install chromium, dnf install chromium), then run make test again' >&2; exit 1; }
 
 lock:
 	rm -rf build/lock
