@@ -16,14 +16,14 @@ BUILD_TOOLS := hatchling editables setuptools
 EXTRAS := '.[dev]'
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: demo test lint audit bench lock ffmpeg systemd clean
+.PHONY: demo test lint audit bench lock ffmpeg systemd chromium clean
 
 demo: $(INSTALLED) ffmpeg
 	@# Package lists are missing from a fresh container; without root, bgm says what to do.
 	@apt-cache show asterisk-moh-opsound-wav >/dev/null 2>&1 || $(ROOT) apt-get -qq update >/dev/null 2>&1 || true
 	$(BIN)/bgm demo
 
-test: $(INSTALLED) ffmpeg systemd
+test: $(INSTALLED) ffmpeg systemd chromium
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)
@@ -62,6 +62,12 @@ systemd:
 	@$(call from_debian,systemd-analyze,systemd); \
 	command -v systemd-analyze >/dev/null || \
 	  { echo 'systemd-analyze is missing; install systemd (apt install systemd), then run make again' >&2; exit 1; }
+
+# The tests click in Prefect's pages with it.
+chromium:
+	@$(call from_debian,chromium,chromium); \
+	command -v chromium >/dev/null || \
+	  { echo 'chromium is missing; install it (apt install chromium), then run make test again' >&2; exit 1; }
 
 lock:
 	rm -rf build/lock

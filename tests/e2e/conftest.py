@@ -1,4 +1,4 @@
-"""`bgm up` as users start it, a real server and a real worker, once for all tests here; and a real browser."""
+"""`bgm up` as users start it: a real server and worker, once for all tests here; and a real browser."""
 
 import json
 import os

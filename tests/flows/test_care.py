@@ -1,0 +1,64 @@
+"""What is done besides episodes."""
+
+from pathlib import Path
+
+import pytest
+from nights import record
+
+from bgm_pipeline import query
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.repository import Store
+from flows.care import report_flow, retention_flow, store_check_flow
+from flows.episode import process_episode_flow
+
+
+def test_a_store_that_agrees_is_green_and_one_that_does_not_is_red(
+    inbox: Path, store: Store, config: Settings
+) -> None:
+    process_episode_flow(str(record(inbox / "a.wav")))
+    assert store_check_flow(return_state=True).is_completed()
+    stray = store.stems.root / store.stems.namespace / "stray"
+    stray.write_text("left over")
+    state = store_check_flow(return_state=True)
+    assert state.is_failed()
+    assert str(stray) in str(state.message)
+    assert store_check_flow(remove=True, return_state=True).is_completed()
+    assert not stray.exists()
+
+
+def test_retention_drops_what_others_took_the_place_of(
+    inbox: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(record(inbox / "a.wav"))
+    process_episode_flow(path)
+    process_episode_flow(path, changes={"detection": {"onset": 0.7}})
+    assert "0 old runs" in str(retention_flow(return_state=True).message)
+    monkeypatch.setenv("BGM_NIGHT__OLD_RUNS_KEPT_DAYS", "0")
+    assert "1 old runs" in str(retention_flow(return_state=True).message)
+    assert query.episodes(store)["run_id"].tolist() == [2]
+    assert store_check_flow(deep=True, return_state=True).is_completed()
+
+
+def test_an_episode_that_takes_too_long_has_failed_and_says_so(
+    inbox: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BGM_NIGHT__EPISODE_TIMEOUT_S", "0.05")
+    state = process_episode_flow(str(record(inbox / "a.wav", 600)), return_state=True)
+    assert state.is_failed()
+    assert state.message == (
+        f"{inbox / 'a.wav'}: not done after 0.05 s; see what holds it up, or raise BGM_NIGHT__EPISODE_TIMEOUT_S"
+    )
+    assert "1 failed" not in str(report_flow(hours=0, return_state=True).message)
+
+
+def test_a_file_that_is_gone_is_a_failed_run_with_a_link(inbox: Path, store: Store) -> None:
+    path = record(inbox / "a.wav")
+    process_episode_flow(str(path))
+    path.unlink()
+    state = process_episode_flow(str(path), return_state=True)
+    assert state.is_failed()
+    (row,) = query.episodes(store, state="failed").to_dict("records")
+    assert row["reason"] == state.message
+    assert "no such file" in row["reason"]
+    assert str(state.state_details.flow_run_id) in row["flow_run_url"]
+    assert row["run_id"] == 1, "its results are still shown"
