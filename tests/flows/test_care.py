@@ -46,7 +46,8 @@ def test_an_episode_that_takes_too_long_has_failed_and_says_so(
     state = process_episode_flow(str(record(inbox / "a.wav", 600)), return_state=True)
     assert state.is_failed()
     assert state.message == (
-        f"{inbox / 'a.wav'}: not done after 0.05 s; see what holds it up, or raise BGM_NIGHT__EPISODE_TIMEOUT_S"
+        f"{inbox / 'a.wav'}: not done after 0.05 s; see what holds it up, "
+        "or raise BGM_NIGHT__EPISODE_TIMEOUT_S"
     )
     assert "1 failed" not in str(report_flow(hours=0, return_state=True).message)
 

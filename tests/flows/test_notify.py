@@ -14,7 +14,7 @@ from bgm_pipeline.settings import Settings
 from flows.care import report_flow
 from flows.nightly import nightly_flow
 
-SECRET = "T0P-s3cret"
+SECRET = "T0P-s3cret"  # noqa: S105 - of this test
 
 
 class Webhook(HTTPServer):
