@@ -46,7 +46,7 @@ def test_bands_cover_the_bins_once_and_are_put_back_where_they_were() -> None:
 def test_it_costs_no_more_than_a_compact_network_may() -> None:
     network = BandSplit()
     assert sum(parameter.numel() for parameter in network.parameters()) <= 1_000_000
-    assert gflop(registry.get("bandsplit")) <= 15
+    assert gflop(registry.get("bandsplit"), network) <= 15
 
 
 def test_gradients_reach_every_parameter() -> None:
