@@ -195,6 +195,7 @@ def process_episode(
         with open_audio(info, selection, settings.media) as reader:
             for segment in separated(reader, networks, settings, timer):
                 evidence.add(segment)
+                store.confirm_run(run_id)
                 with timer.stage("store"):
                     _keep(segment, writer, settings)
                 progress("separate", samples_to_s(segment.end_samples), info.duration_s)
