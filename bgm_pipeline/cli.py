@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from bgm_pipeline import cli_ask, cli_demo, cli_evaluate, cli_nightly, cli_probe, cli_run, cli_train
+from bgm_pipeline import cli_ask, cli_demo, cli_evaluate, cli_nightly, cli_probe, cli_run, cli_train, cli_up
 from bgm_pipeline.errors import BgmError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ cli_demo.register(app)
 app.command()(cli_probe.probe)
 cli_run.register(app)
 cli_nightly.register(app)
+cli_up.register(app)
 cli_ask.register(app)
 app.add_typer(cli_train.corpus_app, name="corpus")
 app.command()(cli_train.train)

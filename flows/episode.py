@@ -23,6 +23,7 @@ from bgm_pipeline.pipeline import Networks, Processed, process_episode
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.session import open_store
 from bgm_pipeline.types import Episode
+from flows import names
 from flows.deadline import deadline
 from flows.progress import ProgressArtifact
 
@@ -105,7 +106,7 @@ def report(path: str, done: dict[str, Any]) -> str:
     return text.splitlines()[-1]
 
 
-@flow(name="process-episode", log_prints=False)
+@flow(name=names.PROCESS_EPISODE, log_prints=False)
 def process_episode_flow(
     path: str,
     channel: str = "",

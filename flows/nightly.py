@@ -20,12 +20,14 @@ from bgm_pipeline.pipeline import Networks, Processed, reuse_run, run_identity
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
 from bgm_pipeline.store.session import open_store
+from flows import names
 from flows.episode import as_markdown, is_of_the_moment, load_networks, made_with, process
+from flows.notify import post_summary
 
-DEPLOYMENT = "process-episode/process-episode"
+DEPLOYMENT = f"{names.PROCESS_EPISODE}/{names.PROCESS_EPISODE}"
 
 
-@flow(name="nightly", log_prints=False)
+@flow(name=names.NIGHTLY, log_prints=False, on_completion=[post_summary], on_failure=[post_summary])
 def nightly_flow(
     inbox: str | None = None, limit: int | None = None, deployment: str = DEPLOYMENT
 ) -> State[None]:

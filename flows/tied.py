@@ -1,4 +1,4 @@
-"""``python -m flows.tied MODULE ARGUMENT...``: like ``python -m MODULE ARGUMENT...``, but it ends with its parent.
+"""``python -m flows.tied MODULE ARGUMENT...``: ``python -m MODULE ARGUMENT...`` that ends with its parent.
 
 A worker that is killed would leave its flow runs behind, and a supervisor its server. Linux can be asked to
 kill a process when the thread that started it ends, and that outlives the change to another program.

@@ -1,0 +1,57 @@
+"""The newest run of an episode, with what it takes to run it again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import aliased
+
+from bgm_pipeline.errors import InputError
+from bgm_pipeline.store.orm import EpisodeRow, RunRow
+from bgm_pipeline.store.repository import Store
+from bgm_pipeline.types import Episode
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An episode and its newest run."""
+
+    episode_id: int
+    episode: Episode
+    state: str
+    """Of the run: running, done or failed; new where there was none."""
+    audio_streams: tuple[int, ...]
+    """That were asked for; empty for the default rule."""
+    flow_run_url: str | None
+
+
+def newest_attempts(store: Store, episode_ids: Sequence[int]) -> list[Attempt]:
+    """The newest attempts at these episodes, in their order.
+
+    Raises:
+        InputError: there is no such episode.
+        StoreError: the database cannot be read.
+    """
+    later = aliased(RunRow)
+    newest_id = select(func.max(later.id)).where(later.episode_id == EpisodeRow.id).scalar_subquery()
+    query = (
+        select(EpisodeRow, RunRow)
+        .outerjoin(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.id == newest_id))
+        .where(EpisodeRow.id.in_(episode_ids))
+    )
+    with store.writing() as session:
+        found = {episode.id: _attempt(episode, run) for episode, run in session.execute(query)}
+    if unknown := [str(number) for number in episode_ids if number not in found]:
+        raise InputError(f"there is no episode {', '.join(unknown)}; bgm episodes lists them")
+    return [found[number] for number in episode_ids]
+
+
+def _attempt(episode: EpisodeRow, run: RunRow | None) -> Attempt:
+    described = Episode(Path(episode.path), episode.channel, episode.title, episode.air_start)
+    if run is None:
+        return Attempt(episode.id, described, "new", (), None)
+    streams: list[int] = run.settings.get("audio_streams", [])
+    if run.settings.get("join_tracks") and run.selection:
+        streams = run.selection["streams"]
+    return Attempt(episode.id, described, run.state, tuple(streams), run.flow_run_url)

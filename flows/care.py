@@ -1,0 +1,146 @@
+"""What is done besides episodes: the store is checked, old runs are dropped, a report is made of the night,
+and runs whose process died are begun again."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed, Failed, Scheduled
+
+from bgm_pipeline.morning import morning_of
+from bgm_pipeline.settings import load_settings
+from bgm_pipeline.store.check import check_store, remove_leftovers
+from bgm_pipeline.store.session import open_store
+from flows import names
+from flows.episode import as_markdown
+from flows.notify import post_summary
+
+TAKEN_UP = "begun again, since its process died"
+"""Message of the state that a run is given when nobody but `take_up` wants it to run again."""
+
+FIRST_DELAY_S = 10.0
+"""Until a run is begun again; twice as long each time."""
+
+_BATCH = 200
+_DAY = timedelta(days=1)
+
+
+@flow(name=names.STORE_CHECK, log_prints=False, on_failure=[post_summary])
+def store_check_flow(deep: bool = False, remove: bool = False) -> State[None]:
+    """Tells where the stem store and the database disagree, as `bgm store check` does."""
+    logger = get_run_logger()
+    with open_store(load_settings()) as store:
+        if remove:
+            for removed in remove_leftovers(store):
+                logger.info("removed %s", removed)
+        problems = [{"subject": one.subject, "message": one.message} for one in check_store(store, deep)]
+    create_table_artifact(problems, key="store-check", description=f"{len(problems)} problems")
+    if problems:
+        first = problems[0]
+        return Failed(message=f"{len(problems)} problems, the first: {first['subject']}: {first['message']}")
+    return Completed(message="nothing wrong found")
+
+
+@flow(name=names.RETENTION, log_prints=False, on_failure=[post_summary])
+def retention_flow() -> State[None]:
+    """Drops results that others took the place of, with their stems, and flow runs that ended long ago."""
+    night = load_settings().night
+    now = datetime.now(UTC)
+    with open_store(load_settings()) as store:
+        runs = store.drop_old_runs(now - timedelta(days=night.old_runs_kept_days))
+    flow_runs = _delete_flow_runs(now - timedelta(days=night.flow_runs_kept_days))
+    return Completed(message=f"{len(runs)} old runs and {flow_runs} old flow runs were dropped")
+
+
+@flow(name=names.REPORT, log_prints=False, on_completion=[post_summary], on_failure=[post_summary])
+def report_flow(hours: float = 24) -> State[None]:
+    """Reports what became of the episodes of the last hours; fails if one of them did, so that it is seen."""
+    with open_store(load_settings()) as store:
+        morning = morning_of(store, datetime.now().astimezone() - timedelta(hours=hours))
+    text = morning.to_text()
+    create_markdown_artifact(as_markdown(text), key="morning", description=morning.summary)
+    return Failed(message=text) if morning.failed else Completed(message=text)
+
+
+@flow(name=names.TAKE_UP, log_prints=False)
+def take_up_flow(flow_run: str) -> State[None]:
+    """Begins a flow run again whose process died; `flow_run` is its id, or the id of its resource."""
+    with get_client(sync_client=True) as client:
+        return Completed(message=take_up(client, UUID(flow_run.removeprefix("prefect.flow-run."))))
+
+
+def take_up(client: SyncPrefectClient, flow_run_id: UUID) -> str:
+    """Schedules a crashed flow run anew, unless its process died too often since somebody last wanted it.
+
+    Then it has failed, and says so. What it had finished is not done again. A run that is not Crashed, any
+    more, is left alone.
+
+    Returns:
+        What was done, in one line.
+    """
+    try:
+        flow_run = client.read_flow_run(flow_run_id)
+    except ObjectNotFound:
+        return f"flow run {flow_run_id} is gone"
+    if flow_run.state_type != StateType.CRASHED:
+        return f"flow run {flow_run.name} is {flow_run.state_name}: nothing to do"
+    deaths = _count_deaths(client, flow_run)
+    take_ups = load_settings().night.take_ups
+    if deaths > take_ups:
+        reason = f"its process died {deaths} times; see the worker's log and this machine's memory"
+        client.set_flow_run_state(flow_run_id, Failed(message=f"{reason}, then press Retry"), force=True)
+        return f"flow run {flow_run.name} has failed: {reason}"
+    delay_s = FIRST_DELAY_S * 2 ** (deaths - 1)
+    start = datetime.now(UTC) + timedelta(seconds=delay_s)
+    again = Scheduled(State[None], start, name="AwaitingRetry", message=TAKEN_UP)
+    client.set_flow_run_state(flow_run_id, again, force=True)
+    return f"flow run {flow_run.name} begins again in {delay_s:g} s"
+
+
+def take_up_all(client: SyncPrefectClient) -> list[str]:
+    """`take_up` for every crashed flow run; the lines it gave."""
+    crashed = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED]))
+    runs = client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=list(names.FLOWS))),
+        flow_run_filter=FlowRunFilter(state=crashed),
+    )
+    return [take_up(client, run.id) for run in runs if run.deployment_id]
+
+
+def _count_deaths(client: SyncPrefectClient, flow_run: FlowRun) -> int:
+    """How often its process died since it was created, or since somebody pressed Retry."""
+    deaths = 0
+    for state in sorted(client.read_flow_run_states(flow_run.id), key=lambda state: state.timestamp):
+        if state.type == StateType.CRASHED:
+            deaths += 1
+        elif state.type == StateType.SCHEDULED and state.message != TAKEN_UP:
+            deaths = 0
+    return deaths
+
+
+def _delete_flow_runs(before: datetime) -> int:
+    """Deletes the flow runs that ended before a moment; how many there were."""
+    ended = FlowRunFilter(
+        end_time=FlowRunFilterEndTime(before_=before),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES))),
+    )
+    ours = FlowFilter(name=FlowFilterName(any_=list(names.FLOWS)))
+    count = 0
+    with get_client(sync_client=True) as client:
+        while runs := client.read_flow_runs(flow_filter=ours, flow_run_filter=ended, limit=_BATCH):
+            for run in runs:
+                client.delete_flow_run(run.id)
+            count += len(runs)
+    return count

@@ -1,0 +1,13 @@
+"""What flows and the work pool are called on a Prefect server."""
+
+POOL = "bgm"
+
+PROCESS_EPISODE = "process-episode"
+NIGHTLY = "nightly"
+STORE_CHECK = "store-check"
+RETENTION = "retention"
+REPORT = "report"
+TAKE_UP = "take-up"
+
+FLOWS = (NIGHTLY, STORE_CHECK, RETENTION, REPORT, TAKE_UP, PROCESS_EPISODE)
+"""Each has one deployment of the same name."""
