@@ -238,8 +238,13 @@ def test_a_file_that_changes_meanwhile_is_not_stored(
         with programme.open("ab") as file:
             file.write(b"\0" * 188)
 
-    with pytest.raises(MediaError, match="changed while it was processed"):
-        process_episode(Episode(programme), store, networks, store_settings, progress=grow)
+    def vanish(stage: str, done_s: float, total_s: float | None) -> None:
+        if done_s:
+            programme.unlink(missing_ok=True)
+
+    for happens in (grow, vanish):
+        with pytest.raises(MediaError, match=r"programme\.ts: changed while it was processed"):
+            process_episode(Episode(programme), store, networks, store_settings, progress=happens)
     assert query.segments(store).empty
 
 
