@@ -7,9 +7,9 @@
 
 Each fault has a database, an inbox and a stem store of its own, on one PostgreSQL; those that need Prefect
 share what one `bgm up` with three workers started. After each: every good episode was processed once, every
-bad one failed with its reason, no file is left over, no row is missing, and `bgm store check --deep` is clean.
-The separation network is `passthrough`, so that an episode costs about a second. The exit code is 1 if a
-fault was not recovered from.
+bad one failed with its reason, no file is left over, no row is missing, and `bgm store check --deep` is
+clean. The separation network is `passthrough`, so that an episode costs about a second. The exit code is 1
+if a fault was not recovered from.
 """
 
 import argparse
@@ -333,10 +333,10 @@ def report(results: list[Seen], seconds: float) -> list[str]:
     lines = [
         "# Faults",
         "",
-        "What was broken, what was seen, and the seconds from then until all good episodes were done, the start",
-        "of programs included. A fault is recovered from when every good episode was processed once, every bad",
-        "one failed with its reason, no file is left over, no row is missing, and `bgm store check --deep` is",
-        "clean. An episode is 36 s of noise (120 s as a flow run, 3 s in the night of many).",
+        "What was broken, what was seen, and the seconds from then until all good episodes were done, the",
+        "start of programs included. A fault is recovered from when every good episode was processed once,",
+        "every bad one failed with its reason, no file is left over, no row is missing, and `bgm store check",
+        "--deep` is clean. An episode is 36 s of noise (120 s as a flow run, 3 s in the night of many).",
         "",
         f"{os.cpu_count()} CPU cores, Linux {platform.release()}, Python {platform.python_version()}; "
         f"{seconds:.0f} s in all.",

@@ -176,6 +176,25 @@ def check(
     typer.echo("nothing wrong found", err=True)
 
 
+@store_app.command()
+def drop_old(
+    days: Annotated[
+        float | None, typer.Option(min=0, help="that ended before; else BGM_NIGHT__OLD_RUNS_KEPT_DAYS")
+    ] = None,
+) -> None:
+    """Drops results that newer ones took the place of, with their stems, and failed runs that were mended."""
+    from datetime import UTC, datetime, timedelta
+
+    from bgm_pipeline.settings import load_settings
+    from bgm_pipeline.store.session import open_store
+
+    settings = load_settings()
+    kept = timedelta(days=settings.night.old_runs_kept_days if days is None else days)
+    with open_store(settings) as store:
+        for run_id in store.drop_old_runs(datetime.now(UTC) - kept):
+            typer.echo(f"dropped run {run_id}")
+
+
 @db_app.command()
 def upgrade() -> None:
     """Brings the database's tables to this version's state."""

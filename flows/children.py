@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -29,21 +30,32 @@ class Child:
         name: what messages call it, and its log.
         arguments: the module, and what it is told.
         folder: where the log lies.
+        before: is called before it begins, and may put that off by saying False.
     """
 
-    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        folder: Path,
+        before: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._command = [sys.executable, "-m", "flows.tied", *arguments]
         self._environment = environment
+        self._before = before
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: Thread | None = None
         self._began_at = 0.0
         self._delay_s = FIRST_DELAY_S
         self._due_at = 0.0
 
-    def start(self) -> None:
-        """Begin it; call this from the main thread, with which it ends."""
+    def start(self) -> bool:
+        """Begin it, unless that is put off; call this from the main thread, with which it ends."""
+        if not self._before():
+            return False
         self._began_at = time.monotonic()
         self._process = subprocess.Popen(
             self._command,
@@ -56,6 +68,7 @@ class Child:
         )
         self._reader = Thread(target=_keep, args=(self._process.stdout, self.log), daemon=True)
         self._reader.start()
+        return True
 
     @property
     def pid(self) -> int | None:
@@ -88,10 +101,9 @@ class Child:
             again = f"it begins again in {self._delay_s:g} s"
             self._delay_s = min(2 * self._delay_s, LAST_DELAY_S)
             return f"{self.name} ended ({self.exit_code}); {again}; see {self.log}"
-        if now < self._due_at:
+        if now < self._due_at or not self.start():
             return None
         self._due_at = 0.0
-        self.start()
         return f"{self.name} has begun again"
 
     def end_children(self, seconds: float) -> None:

@@ -40,16 +40,13 @@ from flows.nightly import nightly_flow
 NIGHT_QUEUE, EPISODE_QUEUE = "night", "episodes"
 """Queues of the pool. The first comes first: a night must not wait for yesterday's episodes."""
 
-HEARTBEAT_S = 30
-"""Workers set PREFECT_FLOWS_HEARTBEAT_FREQUENCY to this, the most often that Prefect can."""
-
-NO_SIGN_OF_LIFE_S = 3 * HEARTBEAT_S
+NO_SIGN_OF_LIFE_S = 3 * names.HEARTBEAT_S
 NEVER_BEGAN_S = 300
 
 JOB_VARIABLES: dict[str, Any] = {
     # The flow run ends with its worker, whatever becomes of that.
     "command": "python -m flows.tied prefect.engine",
-    "env": {"DO_NOT_TRACK": "1", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)},
+    "env": {"DO_NOT_TRACK": "1", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(names.HEARTBEAT_S)},
 }
 
 

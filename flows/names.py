@@ -2,6 +2,9 @@
 
 POOL = "bgm"
 
+HEARTBEAT_S = 30
+"""PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the flow runs: the most often that Prefect can."""
+
 PROCESS_EPISODE = "process-episode"
 NIGHTLY = "nightly"
 STORE_CHECK = "store-check"

@@ -159,7 +159,7 @@ def _start(attempt: Attempt, store: Store, settings: Settings, changes: dict[str
     from flows.episode import load_networks  # noqa: PLC0415 - brings torch, which most have no need of
     from flows.nightly import start  # noqa: PLC0415
 
-    found = FoundFile(str(attempt.episode.path), attempt.episode, attempt.audio_streams)
+    found = FoundFile(attempt.episode.path.name, attempt.episode, attempt.audio_streams)
     return guarded(found, lambda: start(found, store, load_networks(settings), settings, changes=changes))
 
 

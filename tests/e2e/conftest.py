@@ -1,0 +1,175 @@
+"""`bgm up` as users start it, a real server and a real worker, once for all tests here; and a real browser."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from nights import environment_of, small_settings
+from playwright.sync_api import Page, sync_playwright
+
+from bgm_pipeline.settings import Settings
+
+BGM = [sys.executable, "-c", "from bgm_pipeline.cli import main; main()"]
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-dev-shm-usage",
+]
+
+
+def wait_for(what: str, found: Callable[[], Any], seconds: float = 120) -> Any:
+    """What is found at last."""
+    deadline = time.monotonic() + seconds
+    while not (answer := found()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.3)
+    return answer
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class House:
+    """A monitoring house: its folders, and the server that `bgm up` started there."""
+
+    folder: Path
+    settings: Settings
+    url: str
+    environment: dict[str, str]
+    process: subprocess.Popen[str]
+
+    @property
+    def inbox(self) -> Path:
+        return self.folder / "inbox"
+
+    @property
+    def said(self) -> str:
+        """What `bgm up` has said so far."""
+        return (self.folder / "up.txt").read_text()
+
+    def bgm(self, *arguments: str, **changes: str) -> str:
+        """The answer of a command that ends well."""
+        done = self.try_bgm(*arguments, **changes)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    def try_bgm(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*BGM, *arguments],
+            cwd=self.folder,
+            env=self.environment | changes,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def episodes(self) -> dict[str, dict[str, Any]]:
+        """What `bgm episodes` says, by the file's name."""
+        rows = json.loads(self.bgm("episodes", "--format", "json"))
+        return {Path(row["path"]).name: row for row in rows}
+
+    def ask(self, path: str, body: dict[str, Any]) -> Any:
+        """An answer of the server's own API."""
+        return httpx.post(f"{self.url}/api{path}", json=body, timeout=30).raise_for_status().json()
+
+    def flow_runs(self) -> dict[str, dict[str, Any]]:
+        """Every flow run of an episode, by its name."""
+        runs = self.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["process-episode"]}}})
+        return {run["name"]: run for run in runs}
+
+    def wait_for_flow_run(self, name: str, *states: str, seconds: float = 120) -> dict[str, Any]:
+        """The flow run of that name, as soon as it is in one of these states."""
+        run: dict[str, Any] = wait_for(
+            f"{name} is not {' or '.join(states)} but {self.flow_runs().get(name)}",
+            lambda: (found := self.flow_runs().get(name)) and found["state_name"] in states and found,
+            seconds,
+        )
+        return run
+
+    def night(self) -> None:
+        """Asks for a nightly run, and waits until it has ended."""
+        nightly = httpx.get(f"{self.url}/api/deployments/name/nightly/nightly", timeout=30).json()
+        run = self.ask(f"/deployments/{nightly['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+        runs = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+        ended = {"COMPLETED", "FAILED"}
+        wait_for("no night", lambda: self.ask("/flow_runs/filter", runs)[0]["state_type"] in ended)
+
+
+def processes_of(folder_of_house: Path) -> list[str]:
+    """Every process that was started there."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if f"BGM_DATA_DIR={folder_of_house}/".encode() in environment and command:
+            found.append(f"{folder.name} {command}")
+    return found
+
+
+def open_house(folder: Path, detector: Path, *arguments: str) -> House:
+    """Starts `bgm up` and waits until it says that it is ready."""
+    settings = small_settings(folder / "data", folder / "inbox", detector)
+    (folder / "inbox").mkdir(exist_ok=True)
+    hidden = ("PREFECT_", "BGM_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    environment |= environment_of(settings)
+    port = free_port()
+    command = [*BGM, "up", "--port", str(port), "--inbox", "inbox", *arguments]
+    with (folder / "up.txt").open("w") as said:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=said, stderr=said, text=True, start_new_session=True
+        )
+    house = House(folder, settings, f"http://127.0.0.1:{port}", environment, process)
+    wait_for("bgm up is not ready", lambda: "ready: " in house.said or process.poll() is not None, 200)
+    assert process.poll() is None, house.said
+    return house
+
+
+def close_house(house: House) -> None:
+    """Stops it as systemd does; it ends well, and leaves nothing running."""
+    house.process.send_signal(signal.SIGTERM)
+    try:
+        assert house.process.wait(90) == 0, house.said
+        assert house.said.splitlines()[-1].startswith("bgm: stopped; ")
+        assert processes_of(house.folder) == []
+    finally:
+        house.process.kill()
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory, detector: Path) -> Iterator[House]:
+    opened = open_house(tmp_path_factory.mktemp("house"), detector)
+    yield opened
+    close_house(opened)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert chromium, "no chromium; make test installs it (Debian: apt-get install chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        opened = browser.new_page(viewport={"width": 1400, "height": 900})
+        opened.set_default_timeout(60_000)
+        yield opened
+        browser.close()
