@@ -1,5 +1,7 @@
 # make demo    a demo broadcast is made, its music found, separated, stored and shown
 # make test    every test             make lint    ruff, mypy             make bench   the quick benchmarks
+# make faults  breaks things on purpose: processes, servers, disks, clocks (an hour; writes reports/faults.md)
+# make audit   known vulnerabilities of what is locked
 # make lock    constraints.txt anew, from the newest versions that fit pyproject.toml
 # make clean   removes what was built, the demo included; .venv stays
 #
@@ -15,14 +17,14 @@ BUILD_TOOLS := hatchling editables setuptools
 EXTRAS := '.[dev]'
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: demo test lint bench lock ffmpeg clean
+.PHONY: demo test lint audit bench faults lock ffmpeg systemd clean
 
 demo: $(INSTALLED) ffmpeg
 	@# Package lists are missing from a fresh container; without root, bgm says what to do.
 	@apt-cache show asterisk-moh-opsound-wav >/dev/null 2>&1 || $(ROOT) apt-get -qq update >/dev/null 2>&1 || true
 	$(BIN)/bgm demo
 
-test: $(INSTALLED) ffmpeg
+test: $(INSTALLED) ffmpeg systemd
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)
@@ -30,9 +32,15 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+audit: $(INSTALLED)
+	$(BIN)/python .ci/audit.py constraints.txt
+
 bench: $(INSTALLED) ffmpeg
 	$(BIN)/python benchmarks/store_queries.py --rows 500000
 	$(BIN)/python benchmarks/memory.py --long-s 1800
+
+faults: $(INSTALLED) ffmpeg
+	$(BIN)/python benchmarks/faults.py --report reports/faults.md
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,14 +50,22 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e $(EXTRAS)
 	@touch $@
 
-ffmpeg:
-	@has() { command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null; }; \
-	install() { $(ROOT) apt-get install -y --no-install-recommends ffmpeg; }; \
-	if ! has && command -v apt-get >/dev/null && $(ROOT) true 2>/dev/null; then \
+# $(call from_debian,PROGRAM,PACKAGE): installs a package where a program is missing and that can be helped.
+from_debian = if ! command -v $(1) >/dev/null && command -v apt-get >/dev/null && $(ROOT) true 2>/dev/null; then \
+	  install() { $(ROOT) apt-get install -y --no-install-recommends $(2); }; \
 	  install || { $(ROOT) apt-get update && install; }; \
-	fi; \
-	has || { echo 'ffmpeg and ffprobe are missing and cannot be installed from here; install them' \
+	fi
+
+ffmpeg:
+	@$(call from_debian,ffprobe,ffmpeg); \
+	command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || { echo 'ffmpeg and ffprobe are missing and cannot be installed from here; install them' \
 	  '(apt install ffmpeg, dnf install ffmpeg, brew install ffmpeg, https://ffmpeg.org), then run make again' >&2; exit 1; }
+
+# The tests look at the units in deploy/ with its systemd-analyze; nothing is started.
+systemd:
+	@$(call from_debian,systemd-analyze,systemd); \
+	command -v systemd-analyze >/dev/null || \
+	  { echo 'systemd-analyze is missing; install systemd (apt install systemd), then run make again' >&2; exit 1; }
 
 lock:
 	rm -rf build/lock

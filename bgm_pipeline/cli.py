@@ -29,5 +29,7 @@ def main() -> None:
     try:
         app()
     except BgmError as error:
-        typer.echo(f"bgm: {error}", err=True)
+        from bgm_pipeline.media.ffmpeg import shown
+
+        typer.echo(f"bgm: {shown(str(error))}", err=True)
         sys.exit(1)

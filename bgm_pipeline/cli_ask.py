@@ -161,16 +161,17 @@ def check(
     remove: Annotated[bool, typer.Option("--remove", help="first remove what belongs to no run")] = False,
 ) -> None:
     """Tells where the stem store and the database disagree; exit code 1 if they do."""
+    from bgm_pipeline.media.ffmpeg import shown
     from bgm_pipeline.store.check import check_store, remove_leftovers
 
     found = False
     with _store() as store:
         if remove:
             for path in remove_leftovers(store):
-                typer.echo(f"removed {path}")
+                typer.echo(f"removed {shown(path)}")
         for problem in check_store(store, deep):
             found = True
-            typer.echo(f"{problem.subject}: {problem.message}")
+            typer.echo(shown(f"{problem.subject}: {problem.message}"))
     if found:
         raise typer.Exit(1)
     typer.echo("nothing wrong found", err=True)

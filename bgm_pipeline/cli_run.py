@@ -130,17 +130,21 @@ def separate(
         raise typer.Exit(1)
 
 
-def models() -> None:
-    """Lists the networks, and what is known of their weights."""
+def models(
+    time: Annotated[bool, typer.Option("--time", help="measure seconds a segment here, too: slow")] = False,
+    device: Annotated[str, typer.Option(help="to measure on: auto, cpu, cuda ...")] = "auto",
+) -> None:
+    """Lists the networks with their cost for a segment of 12 s, and what is known of their weights."""
     from rich.console import Console
     from rich.table import Column, Table
 
     from bgm_pipeline.errors import ModelError
-    from bgm_pipeline.models import registry
+    from bgm_pipeline.models import cost, registry
+    from bgm_pipeline.separation import choose_device
 
-    table = Table(Column("network", no_wrap=True), "for", "parameters", "weights", "quality", "source")
+    columns = ["for", "parameters", "GFLOP", *(["s"] if time else []), "weights", "quality", "source"]
+    table = Table(Column("network", no_wrap=True), *columns)
     for network in registry.NETWORKS.values():
-        parameters = sum(parameter.numel() for parameter in network.build().parameters())
         try:
             metadata = registry.load(network.name, network.task).metadata
         except ModelError:
@@ -149,7 +153,10 @@ def models() -> None:
         if metadata:
             trained = f"{metadata.get('hours', '?')} h"
         quality = _quality(network.task, (metadata or {}).get("validation"))
-        table.add_row(network.name, network.task, f"{parameters:,}", trained, quality, network.source)
+        costs = [f"{cost.parameters(network.build()):,}", f"{cost.gflop(network):.1f}"]
+        if time:
+            costs.append(f"{cost.seconds(network, choose_device(device)):.2f}")
+        table.add_row(network.name, network.task, *costs, trained, quality, network.source)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

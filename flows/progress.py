@@ -17,8 +17,9 @@ class ProgressArtifact:
     """A `bgm_pipeline.pipeline.Progress` that Prefect shows; a server that does not answer stops no work."""
 
     def __init__(self, description: str) -> None:
-        self._description = description
-        self._id = cast(UUID, create_progress_artifact(0.0, description=description))
+        # A description is Markdown, in which four spaces make what follows plain.
+        self._description = f"    {description}"
+        self._id = cast(UUID, create_progress_artifact(0.0, description=self._description))
         self._told_at = time.monotonic()
 
     def __call__(self, stage: str, done_s: float, total_s: float | None) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from sqlalchemy import create_engine, text
+from secret import SECRETS
+from sqlalchemy import create_engine, make_url, text
 
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.connection import make_engine
@@ -46,6 +47,23 @@ def new_pg_database() -> Iterator[Callable[[], str]]:
 def pg_url(new_pg_database: Callable[[], str]) -> str:
     """URL of an empty PostgreSQL database."""
     return new_pg_database()
+
+
+@pytest.fixture
+def guarded_pg_url(pg_url: str) -> str:
+    """URL of an empty PostgreSQL database that asks for a password, `SECRETS[0]`."""
+    url = make_url(pg_url).set(drivername="postgresql")
+    user = f"guarded_{url.database}"
+    engine = create_engine(url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE ROLE {user} LOGIN PASSWORD '{SECRETS[0]}'"))
+        connection.execute(text(f"ALTER DATABASE {url.database} OWNER TO {user}"))
+        rules = Path(connection.execute(text("SHOW hba_file")).scalar_one())
+        asked = f"local all {user} scram-sha-256\nhost all {user} all scram-sha-256\n"
+        rules.write_text(asked + rules.read_text())
+        connection.execute(text("SELECT pg_reload_conf()"))
+    engine.dispose()
+    return url.set(username=user, password=SECRETS[0]).render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from bgm_pipeline.detection import hop_powers, ratio_db
+from bgm_pipeline.detection import ratio_db
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation.broadcast import Part, PseudoBroadcast, arrange
 from bgm_pipeline.evaluation.timeline import Caption, Span
+from bgm_pipeline.media.ffmpeg import ChildError, input_url, run
 from bgm_pipeline.timebase import (
     SAMPLE_RATE,
     SCORE_HOP_SAMPLES,
@@ -27,6 +27,7 @@ from bgm_pipeline.timebase import (
     samples_to_s,
 )
 from bgm_pipeline.training.corpus import Corpus
+from bgm_pipeline.transforms import hop_powers
 
 WHOLE = (0.0, 1.0)
 
@@ -107,7 +108,8 @@ def make_programme(corpus: Corpus, folder: Path) -> Programme:
     What is there already and comes from this very script is kept.
 
     Raises:
-        InputError: the corpus has no demo split, or ffmpeg is missing or cannot write the file.
+        InputError: the corpus has no demo split, or ffmpeg cannot write the file.
+        MediaError: ffmpeg is not installed.
     """
     media, as_json, as_csv = (folder / f"demo.{suffix}" for suffix in ("ts", "truth.json", "truth.csv"))
     made_from = hashlib.sha256(repr((SCRIPT, SEED)).encode()).hexdigest()
@@ -172,21 +174,20 @@ def _encode(broadcast: PseudoBroadcast, parts: Sequence[Caption], media: Path) -
     audio, partial = media.with_suffix(".wav"), media.with_suffix(".partial")
     frames = b"".join(_card(part) * round(part.end_s - part.start_s) for part in parts)
     command = ["ffmpeg", "-hide_banner", "-nostdin", "-y", "-v", "error"]
-    command += ["-f", "image2pipe", "-framerate", "1", "-c:v", "png", "-i", "pipe:0", "-i", f"file:{audio}"]
+    command += ["-protocol_whitelist", "pipe", "-f", "image2pipe", "-framerate", "1", "-c:v", "png"]
+    command += ["-i", "pipe:0", "-protocol_whitelist", "file", "-f", "wav", "-i", input_url(audio)]
     command += ["-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage", "-pix_fmt", "yuv420p"]
     command += ["-r", "25", "-g", "25", "-c:a", "mp2", "-b:a", "192k", "-ar", "48000", "-af", _BOTH_CHANNELS]
-    command += ["-metadata", "service_name=Demo", "-f", "mpegts", f"file:{partial}"]
+    command += ["-metadata", "service_name=Demo", "-f", "mpegts", input_url(partial)]
     try:
         soundfile.write(audio, broadcast.mixture, SAMPLE_RATE, subtype="FLOAT")
-        subprocess.run(command, input=frames, capture_output=True, check=True, timeout=_TIMEOUT_S)
+        done = run(command, _TIMEOUT_S, frames)
+        if done.code != 0:
+            reason = (done.complaints.strip().splitlines() or ["it gave no reason"])[-1]
+            raise InputError(f"{media}: ffmpeg cannot write it: {reason}; it needs libx264 and mp2")
         partial.replace(media)
-    except FileNotFoundError as error:
-        raise InputError("ffmpeg is not installed; install it (Debian: apt-get install ffmpeg)") from error
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr.decode(errors="replace").strip().splitlines() or ["it gave no reason"])[-1]
-        raise InputError(f"{media}: ffmpeg cannot write it: {reason}; it needs libx264 and mp2") from error
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"{media}: ffmpeg took more than {_TIMEOUT_S} s to write it; try again") from error
+    except ChildError as error:
+        raise InputError(f"{media}: ffmpeg {error}") from None
     finally:
         audio.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)

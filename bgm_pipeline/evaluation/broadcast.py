@@ -14,12 +14,19 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from bgm_pipeline.detection import hop_powers, ratio_db
+from bgm_pipeline.detection import ratio_db
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, s_to_samples
 from bgm_pipeline.training.clips import PEAK_LIMIT
-from bgm_pipeline.training.corpus import Clip, Corpus
-from bgm_pipeline.training.mixing import Mixer, MixingSettings, active_rms, duck, playing, shaped_noise
+from bgm_pipeline.training.corpus import Corpus
+from bgm_pipeline.training.mixing import (
+    Mixer,
+    MixingSettings,
+    active_rms,
+    duck,
+    playing,
+    shaped_noise,
+)
 from bgm_pipeline.types import Samples
 
 Kind = Literal["ordinary", "quiet"]
@@ -31,7 +38,6 @@ LEVELS_DB = (0, -5, -10, -15, -20, -25)
 """Music to speech, where somebody speaks over music."""
 
 _CUT_S = 0.01
-_CALM_SHARE = 1 / 3
 _DRAWS = 20
 _SOUNDING_SHARE = 0.9
 _EFFECTS_EVERY_S = 5.0
@@ -176,14 +182,14 @@ class _Studio:
     """The recordings of a split, and how a part is made of them."""
 
     def __init__(self, corpus: Corpus, split: str) -> None:
-        settings = MixingSettings(equalised=0.25)
+        settings = MixingSettings(equalised=0.25, other_speed=0, reverberant=0)
         self.all = Mixer(corpus, split, settings)
         self._split = (corpus, split, settings)
 
     @cached_property
     def calm(self) -> Mixer:
         mixer = Mixer(*self._split)
-        mixer.music = calm_tracks(mixer)
+        mixer.music = mixer.calm
         return mixer
 
     def render(self, part: Part, rng: Generator) -> Sounds:
@@ -223,22 +229,6 @@ class _Studio:
         rise = at / max(1, s_to_samples(part.fade_in_s))
         fall = (length - 1 - at) / max(1, s_to_samples(part.fade_out_s))
         return music * np.clip(np.minimum(rise, fall), 0, 1).astype(np.float32)
-
-
-def calm_tracks(mixer: Mixer) -> tuple[Clip, ...]:
-    """The third of a mixer's tracks that is quietest and whose level changes least from tenth to tenth of a
-    second: ambient music, which an ear for beats and melodies misses."""
-
-    def change_db(clip: Clip) -> float:
-        start = max(0, s_to_samples(clip.duration_s / 2 - 15))
-        power = hop_powers(mixer.read(clip, start, s_to_samples(30))) + 1e-10
-        return float(np.abs(np.diff(10 * np.log10(power))).mean())
-
-    tracks = mixer.music
-    measured = (np.array([clip.rms_db for clip in tracks]), np.array([change_db(clip) for clip in tracks]))
-    rank = sum(values.argsort().argsort() for values in measured)
-    chosen = sorted(np.argsort(rank, kind="stable")[: max(1, round(len(tracks) * _CALM_SHARE))])
-    return tuple(tracks[at] for at in chosen)
 
 
 def _sounding(mixer: Mixer, length: int, rng: Generator) -> Samples:

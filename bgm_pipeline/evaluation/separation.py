@@ -43,7 +43,7 @@ def measure(
     progress: Callable[[], None] = lambda: None,
 ) -> list[Quality]:
     """Separates `count` mixtures of 12 s at each of `LEVELS_DB`; every network gets the same ones."""
-    mixer = Mixer(corpus, split, MixingSettings(equalised=0))
+    mixer = Mixer(corpus, split, MixingSettings(equalised=0, other_speed=0, reverberant=0))
     context = s_to_samples(settings.separation.context_s)
     qualities = []
     for level_db in LEVELS_DB:

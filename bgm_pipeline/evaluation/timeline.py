@@ -113,7 +113,7 @@ def timeline_of(store: Store, episode_id: int, settings: Settings) -> Timeline:
     selection = AudioSelection(tuple(run.selection["streams"]), run.selection["reason"])
     path = Path(episode["path"])
     on_air = "" if isna(episode["air_start"]) else f"{episode['air_start']:%Y-%m-%d %H:%M}"
-    title = (episode["channel"], episode["title"] or shown(path.name), on_air)
+    title = (shown(episode["channel"]), shown(episode["title"] or path.name), on_air)
     return Timeline(
         title=" · ".join(part for part in title if part),
         duration_s=ms_to_s(duration_ms),
@@ -173,6 +173,7 @@ def draw(timeline: Timeline, path: Path) -> None:
         fontsize=12,
         color=_INK,
         linespacing=1.5,
+        parse_math=False,
     )
     for row, part in enumerate(np.atleast_1d(figure.subfigures(rows, 1))):  # type: ignore[arg-type]
         waveform, probability, lanes = part.subplots(3, 1, sharex=True, height_ratios=(5, 2, 1.6))

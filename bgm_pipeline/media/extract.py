@@ -33,6 +33,8 @@ _NAMED_LAYOUT = re.compile(r"mono|stereo|downmix|quad.*|\d\.\d.*|hexagonal|octag
 _STATES_ITS_DURATION = frozenset({"mov", "matroska", "mxf", "gxf", "avi", "wav", "w64", "flac", "asf", "flv"})
 _SHORT_S = 1.0
 _PLACEHOLDER = "the input"
+_ELSEWHERE = "opening external track"
+"""What ffmpeg says of a MOV whose data reference it does not follow."""
 
 
 class AudioReader:
@@ -68,18 +70,29 @@ class AudioReader:
         """Blocks of ``settings.block_s`` (rounded up to 0.1 s), the last one shorter; contiguous from 0 on.
 
         Raises:
-            MediaError: ffmpeg failed, gave no sign of life for ``settings.silence_timeout_s``, or found no
-                audio at all.
+            MediaError: ffmpeg failed, gave no sign of life for ``settings.silence_timeout_s``, found no
+                audio at all, or more than ``settings.max_duration_s`` of it.
         """
         if self._decoder is None:
             raise RuntimeError("an AudioReader is read inside its `with` statement")
         timeline = Timeline(s_to_samples(self._info.start_s), self._settings.min_gap_s)
         mixer = downmix.MonoMixer()
-        position = 0
+        position, end = 0, s_to_samples(self._settings.max_duration_s)
         for stereo in _in_blocks(_placed(self._decoder, timeline), self._block_samples):
+            if position + len(stereo) > end:
+                # A few bytes can say that hours have gone by.
+                raise MediaError(
+                    f"{shown(self._info.path)}: lasts longer than {format_timecode(samples_to_ms(end))}; "
+                    "cut it into parts, or raise BGM_MEDIA__MAX_DURATION_S"
+                )
             yield Block(position, mixer.mix(stereo))
             position += len(stereo)
         if not position:
+            if any(_ELSEWHERE in damage.message for damage in self._decoder.damage()):
+                raise MediaError(
+                    f"{shown(self._info.path)}: its sound lies in another file, which is not read; "
+                    "give a recording that has its sound in it"
+                )
             streams = ", ".join(map(str, self._selection.streams))
             raise MediaError(
                 f"{shown(self._info.path)}: no audio could be decoded from stream {streams}; "

@@ -1,18 +1,23 @@
 """ffmpeg and ffprobe as child processes: what they may read, how they are watched, what they complain of.
 
 Every input is hostile. It is opened with the ``file:`` protocol alone, and only by demuxers of real
-recordings: a playlist, a concat script or an image pattern, which could point elsewhere, is refused.
+recordings: a playlist, a concat script or an image pattern, which could point elsewhere, is refused. A
+child may allocate so much memory, say so much and take so long, and no more.
 """
 
 import os
 import queue
 import re
+import resource
 import select
+import selectors
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import IO, NamedTuple, Self
 
@@ -25,7 +30,8 @@ from bgm_pipeline.types import Damage
 DEMUXERS = (
     "mpegts,mpeg,mov,matroska,mxf,gxf,lxf,avi,asf,flv,wav,w64,aiff,caf,au,flac,mp3,ogg,aac,ac3,eac3,dv,wtv"
 )
-"""ffmpeg's names of the containers that are read; none of them can refer to another file."""
+"""ffmpeg's names of the containers that are read. The one that can refer to another file (mov: a data
+reference) is not followed, by ffmpeg's own default."""
 
 INPUT_OPTIONS: dict[str, str] = {
     "protocol_whitelist": "file,pipe",
@@ -36,9 +42,16 @@ INPUT_OPTIONS: dict[str, str] = {
 }
 """Options of every input, of ffprobe and ffmpeg alike: both must number the streams in the same way."""
 
+MEMORY_LIMIT_BYTES = 4 * 2**30
+"""What a child may allocate: some forty times what a recording needs."""
+
+OUTPUT_LIMIT_BYTES = 16 * 2**20
+"""What a child may say that `run` waits for, unless told otherwise."""
+
 CHANNELS = 2
 _FRAME_BYTES = 4 * CHANNELS
 _POLL_S = 0.2
+_PIECE_BYTES = 65_536
 _MAX_MESSAGES = 50
 _MAX_MESSAGE_LENGTH = 200
 
@@ -65,16 +78,29 @@ def shown(text: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+class ChildError(Exception):
+    """A child did not come to an end; the message goes on after its name."""
+
+
+class Finished(NamedTuple):
+    """What is left of a child that has ended."""
+
+    code: int
+    output: bytes
+    complaints: str
+    """The last of them."""
+
+
+def start(arguments: Sequence[str], stdin: int | IO[bytes] = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """Start ffmpeg or ffprobe with both outputs piped and no way to ask the terminal anything.
 
     Raises:
         MediaError: the program is not installed.
     """
     try:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             arguments,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
@@ -86,6 +112,69 @@ def start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         raise MediaError(
             f"{arguments[0]} is not installed: install the ffmpeg package, or put it on PATH"
         ) from error
+    _limit_memory(child.pid)
+    return child
+
+
+def run(
+    arguments: Sequence[str],
+    timeout_s: float,
+    data: bytes = b"",
+    output_limit_bytes: int = OUTPUT_LIMIT_BYTES,
+) -> Finished:
+    """Run ffmpeg or ffprobe to its end, whatever its exit code.
+
+    Args:
+        data: what it finds on its standard input.
+
+    Raises:
+        MediaError: the program is not installed.
+        ChildError: it took too long, or said too much.
+    """
+    until_s = time.monotonic() + timeout_s
+    with TemporaryFile() as given:
+        given.write(data)
+        given.seek(0)
+        with start(arguments, given) as child, selectors.DefaultSelector() as pipes:
+            assert child.stdout and child.stderr  # noqa: S101
+            output, complaints = bytearray(), bytearray()
+            pipes.register(child.stdout, selectors.EVENT_READ, output)
+            pipes.register(child.stderr, selectors.EVENT_READ, complaints)
+            try:
+                while pipes.get_map():
+                    ready = pipes.select(max(until_s - time.monotonic(), 0))
+                    if not ready:
+                        raise subprocess.TimeoutExpired(arguments, timeout_s)
+                    for key, _ in ready:
+                        if piece := os.read(key.fd, _PIECE_BYTES):
+                            key.data.extend(piece)
+                        else:
+                            pipes.unregister(key.fileobj)
+                    del complaints[:-_PIECE_BYTES]
+                    if len(output) > output_limit_bytes:
+                        limit = f"{output_limit_bytes / 2**20:.0f} MB"
+                        raise ChildError(f"said more than {limit} of it; check that it is a recording")
+                code = child.wait(max(until_s - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                cure = "check that the file's disk answers, then run it again"
+                raise ChildError(f"gave no answer for {timeout_s:g} s; {cure}") from None
+            finally:
+                child.kill()
+    return Finished(code, bytes(output), complaints.decode(errors="replace"))
+
+
+def _limit_memory(pid: int) -> None:
+    """Hold a process to `MEMORY_LIMIT_BYTES`, where the system can (Linux).
+
+    Counted is what it may write to (RLIMIT_DATA), not addresses that it has reserved (RLIMIT_AS): ffmpeg's
+    threads reserve gigabytes of these on a machine with many cores. (``setrlimit(2)``.)
+    """
+    if not hasattr(resource, "prlimit"):
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = MEMORY_LIMIT_BYTES if hard == resource.RLIM_INFINITY else min(hard, MEMORY_LIMIT_BYTES)
+    with suppress(OSError):  # it has ended, or is not ours to limit
+        resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
 
 
 class Frame(NamedTuple):

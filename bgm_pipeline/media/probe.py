@@ -5,17 +5,18 @@ import json
 import math
 import re
 import stat
-import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bgm_pipeline.errors import InputError, MediaError
-from bgm_pipeline.media.ffmpeg import INPUT_OPTIONS, input_url, shown, start
+from bgm_pipeline.media.ffmpeg import INPUT_OPTIONS, ChildError, input_url, run, shown
 from bgm_pipeline.timebase import ms_to_s, parse_timecode
 from bgm_pipeline.types import AudioSelection, AudioStream, MediaInfo, Programme
 
 PROBE_TIMEOUT_S = 60.0
+
+_MAX_TEXT_LENGTH = 1000
 
 PRIMING_S = 0.1
 """Audio that starts no more than this before the video is an encoder's priming, not programme."""
@@ -179,18 +180,12 @@ def _ffprobe(path: Path) -> dict[str, Any]:
     for option, value in INPUT_OPTIONS.items():
         arguments += [f"-{option}", value]
     arguments += ["-of", "json", "-show_format", "-show_streams", "-show_programs", input_url(path)]
-    with start(arguments) as child:
-        try:
-            output, complaints = child.communicate(timeout=PROBE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            raise MediaError(
-                f"{shown(path)}: ffprobe gave no answer for {PROBE_TIMEOUT_S:g} s; "
-                "check that the file's disk answers, then run it again"
-            ) from None
-        finally:
-            child.kill()
-    if child.returncode != 0:
-        raise MediaError(_diagnosis(path, complaints.decode(errors="replace")))
+    try:
+        code, output, complaints = run(arguments, PROBE_TIMEOUT_S)
+    except ChildError as error:
+        raise MediaError(f"{shown(path)}: ffprobe {error}") from None
+    if code != 0:
+        raise MediaError(_diagnosis(path, complaints))
     found: dict[str, Any] = json.loads(output.decode(errors="replace"))
     if "format" not in found:
         raise MediaError(_diagnosis(path, ""))
@@ -273,7 +268,7 @@ def _number(value: object) -> float | None:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else shown(str(value))
+    return "" if value is None else shown(str(value)[:_MAX_TEXT_LENGTH])
 
 
 def _is_special(stream: AudioStream) -> bool:

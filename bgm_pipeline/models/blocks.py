@@ -1,10 +1,15 @@
 """Building blocks of the dense networks. Axes are ``(batch, channel, freq, frame)`` throughout."""
 
 import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+BINS = 512
+"""Bins that a dense network runs on: all of a 1,024-point transform but the Nyquist bin."""
 
 
 class SameConv2d(nn.Conv2d):
@@ -23,18 +28,23 @@ class SameConv2d(nn.Conv2d):
 
 
 class Composite(nn.Sequential):
-    """Batch norm, ReLU, 3x3 convolution to ``growth`` maps (Heo et al. 2019; Huang et al. 2017)."""
+    """Batch norm, ReLU, 3x3 convolution to ``growth`` maps (Heo et al. 2019), and dropout of whole maps where
+    asked for (Huang et al. 2017)."""
 
-    def __init__(self, in_channels: int, growth: int) -> None:
+    def __init__(self, in_channels: int, growth: int, dropout: float = 0.0) -> None:
         super().__init__(nn.BatchNorm2d(in_channels), nn.ReLU(), SameConv2d(in_channels, growth, (3, 3)))
+        if dropout:
+            self.append(nn.Dropout2d(dropout))
 
 
 class DenseBlock(nn.Module):
     """``layers`` composite functions, each fed with the block's input and all earlier outputs."""
 
-    def __init__(self, in_channels: int, growth: int, layers: int) -> None:
+    def __init__(self, in_channels: int, growth: int, layers: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Composite(in_channels + i * growth, growth) for i in range(layers))
+        self.layers = nn.ModuleList(
+            Composite(in_channels + i * growth, growth, dropout) for i in range(layers)
+        )
         self.out_channels = in_channels + layers * growth
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,6 +90,31 @@ class Compression(nn.Sequential):
         self.out_channels = out_channels
 
 
+class LstmBlock(nn.Module):
+    """What Takahashi et al. 2018 add to a dense block: its maps made one by a 1x1 convolution, read along
+    time by a bidirectional LSTM that sees all bins at once, brought back to the bins by a linear layer, and
+    concatenated to the input as one more map.
+
+    Args:
+        in_channels: maps of the input.
+        bins: bins of the input.
+        units: cells of both directions together.
+    """
+
+    def __init__(self, in_channels: int, bins: int, units: int) -> None:
+        super().__init__()
+        self.join = nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU(), nn.Conv2d(in_channels, 1, 1))
+        self.lstm = nn.LSTM(bins, units // 2, batch_first=True, bidirectional=True)
+        self.linear = nn.Linear(units, bins)
+        self.out_channels = in_channels + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, in_channels, bins, frame)`` to ``(batch, in_channels + 1, bins, frame)``."""
+        frames = self.join(x)[:, 0].transpose(1, 2)  # (batch, frame, bins)
+        frames, _ = self.lstm(frames)  # (batch, frame, units)
+        return torch.cat([x, self.linear(frames).transpose(1, 2)[:, None]], dim=1)
+
+
 class DilatedDenseBlock(nn.Sequential):
     """Dilated block, dense block, compression: one cell of the paper's Table 1.
 
@@ -88,16 +123,35 @@ class DilatedDenseBlock(nn.Sequential):
         growth: ``k``, maps of every convolution inside.
         layers: ``L``, composite functions of the dense block.
         compression: ``theta`` of the compression.
-        dilation: of the dilated block, along (freq, frame).
+        dilation: of the dilated block, along (freq, frame); None leaves it out, as in MMDenseNet.
+        lstm: bins of the input and cells of an `LstmBlock` between dense block and compression, as in
+            MMDenseLSTM; None for none.
     """
 
     def __init__(
-        self, in_channels: int, growth: int, layers: int, compression: float, dilation: tuple[int, int]
+        self,
+        in_channels: int,
+        growth: int,
+        layers: int,
+        compression: float,
+        dilation: tuple[int, int] | None,
+        lstm: tuple[int, int] | None = None,
     ) -> None:
-        dilated = DilatedBlock(in_channels, growth, dilation)
-        dense = DenseBlock(dilated.out_channels, growth, layers)
-        squeeze = Compression(dense.out_channels, compression)
-        super().__init__(dilated, dense, squeeze)
+        super().__init__()
+        maps = in_channels
+        if dilation:
+            dilated = DilatedBlock(maps, growth, dilation)
+            self.append(dilated)
+            maps = dilated.out_channels
+        dense = DenseBlock(maps, growth, layers)
+        self.append(dense)
+        maps = dense.out_channels
+        if lstm:
+            recurrent = LstmBlock(maps, *lstm)
+            self.append(recurrent)
+            maps = recurrent.out_channels
+        squeeze = Compression(maps, compression)
+        self.append(squeeze)
         self.out_channels = squeeze.out_channels
 
 
@@ -107,6 +161,13 @@ class BandNet(nn.Module):
     joined by concatenation at equal size.
 
     ``freq`` and ``frame`` must be multiples of 8.
+
+    Args:
+        kernel: of the first convolution, (freq, frame).
+        maps: that the first convolution gives.
+        growth, layers, compression, dilation: of every `DilatedDenseBlock`.
+        bins: ``freq``; needed by LSTM blocks alone.
+        lstm: number of a dense block, 1 to 7 as Table 1 counts them, to the cells of its LSTM block.
     """
 
     DEPTH = 4
@@ -118,21 +179,29 @@ class BandNet(nn.Module):
         growth: int,
         layers: int,
         compression: float,
-        dilation: tuple[int, int],
+        dilation: tuple[int, int] | None,
+        bins: int = 0,
+        lstm: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         super().__init__()
+
+        def cell(in_channels: int, number: int) -> DilatedDenseBlock:
+            depth = self.DEPTH - 1 - abs(number - self.DEPTH)
+            recurrent = (bins >> depth, lstm[number]) if number in lstm else None
+            return DilatedDenseBlock(in_channels, growth, layers, compression, dilation, recurrent)
+
         self.first = SameConv2d(1, maps, kernel)
         self.encoder, self.up, self.decoder = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         skips: list[int] = []
-        for _ in range(self.DEPTH):
-            block = DilatedDenseBlock(maps, growth, layers, compression, dilation)
+        for number in range(1, self.DEPTH + 1):
+            block = cell(maps, number)
             self.encoder.append(block)
             maps = block.out_channels
             skips.append(maps)
         self.pool = nn.AvgPool2d(2)
-        for skip in reversed(skips[:-1]):
+        for number, skip in enumerate(reversed(skips[:-1]), self.DEPTH + 1):
             self.up.append(nn.ConvTranspose2d(maps, maps, 2, stride=2))
-            block = DilatedDenseBlock(maps + skip, growth, layers, compression, dilation)
+            block = cell(maps + skip, number)
             self.decoder.append(block)
             maps = block.out_channels
         self.out_channels = maps
@@ -148,3 +217,22 @@ class BandNet(nn.Module):
         for up, block in zip(self.up, self.decoder, strict=True):
             x = block(torch.cat([up(x), skips.pop()], dim=1))
         return x
+
+
+def mask_of_all_bins(network: Callable[[Tensor], Tensor], magnitude: Tensor, frame_multiple: int) -> Tensor:
+    """The mask of a network that takes 512 bins and a multiple of some number of frames.
+
+    Frames are padded with silence and cropped back; the 513th bin (8 kHz, the Nyquist frequency) gets the
+    mask of the bin below it.
+
+    Args:
+        network: ``(batch, 1, 512, frame)`` to a mask of that shape.
+        magnitude: ``(batch, 1, 513, frame)``, any number of frames.
+
+    Returns:
+        ``(batch, 1, 513, frame)``.
+    """
+    frames = magnitude.shape[-1]
+    x = functional.pad(magnitude[..., :BINS, :], (0, -frames % frame_multiple))  # (batch, 1, 512, padded)
+    mask = network(x)[..., :frames]  # (batch, 1, 512, frame)
+    return torch.cat([mask, mask[..., -1:, :]], dim=2)

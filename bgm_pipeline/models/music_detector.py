@@ -28,9 +28,9 @@ class MusicDetector(nn.Module):
             conv = nn.Conv2d(maps_in, maps_out, 3, padding=1, bias=False)
             return nn.Sequential(conv, nn.BatchNorm2d(maps_out), nn.ReLU(), nn.MaxPool2d(pool))
 
-        self.convolutions = nn.Sequential(stage(1, 24, (2, 1)), stage(24, 48, (4, 5)), stage(48, 64, (4, 1)))
-        self.recurrent = nn.GRU(64 * _MELS // 32, 64, batch_first=True, bidirectional=True)
-        self.logit = nn.Linear(128, 1)
+        self.convolutions = nn.Sequential(stage(1, 24, (2, 1)), stage(24, 48, (4, 5)), stage(48, 96, (4, 1)))
+        self.recurrent = nn.LSTM(96 * _MELS // 32, 96, 2, batch_first=True, bidirectional=True)
+        self.logit = nn.Linear(192, 1)
 
     def forward(self, samples: Tensor) -> Tensor:
         """Logits of "music plays".
@@ -44,7 +44,7 @@ class MusicDetector(nn.Module):
         scores = samples.shape[-1] // SCORE_HOP_SAMPLES
         mel = self.mel(samples[:, 0])[..., : scores * 5]  # (batch, mel, 5 * score)
         x = self.scale(torch.log(mel + 1e-5))  # (batch, mel, 5 * score)
-        x = self.convolutions(x[:, None])  # (batch, 64, mel / 32, score)
-        x = x.flatten(1, 2).transpose(1, 2)  # (batch, score, 128)
-        x, _ = self.recurrent(x)  # (batch, score, 128)
+        x = self.convolutions(x[:, None])  # (batch, 96, mel / 32, score)
+        x = x.flatten(1, 2).transpose(1, 2)  # (batch, score, 192)
+        x, _ = self.recurrent(x)  # (batch, score, 192)
         return self.logit(x)[..., 0]

@@ -15,9 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bgm_pipeline.errors import ModelError
-from bgm_pipeline.models.mmdensenet import DilatedMMDenseNet
+from bgm_pipeline.models.bandsplit import BandSplit
+from bgm_pipeline.models.blstm import Blstm
+from bgm_pipeline.models.estimate import Domain
+from bgm_pipeline.models.mmdenselstm import MMDenseLstm
+from bgm_pipeline.models.mmdensenet import MDenseNet, MMDenseNet
 from bgm_pipeline.models.music_detector import MusicDetector
+from bgm_pipeline.models.nmf import Nmf
 from bgm_pipeline.models.passthrough import Passthrough
+from bgm_pipeline.models.tfdmmdensenet import TfdMMDenseNet
+from bgm_pipeline.models.unet import UNet
+from bgm_pipeline.models.wave_unet import WaveUNet
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -33,14 +41,26 @@ class Network:
     build: Callable[[], nn.Module]
     source: str
     needs_weights: bool = True
+    domain: Domain = "magnitude"
+    """What a separation network works on; a detection network takes samples."""
+    trained_by: Literal["gradient", "factorisation"] = "gradient"
 
 
 NETWORKS = {
     network.name: network
     for network in (
-        Network("2dmmdensenet", "separation", lambda: DilatedMMDenseNet((2, 2)), "Heo, Kim & Kwon 2019"),
-        Network("fdmmdensenet", "separation", lambda: DilatedMMDenseNet((2, 1)), "Heo, Kim & Kwon 2019"),
-        Network("tdmmdensenet", "separation", lambda: DilatedMMDenseNet((1, 2)), "Heo, Kim & Kwon 2019"),
+        Network("2dmmdensenet", "separation", lambda: MMDenseNet((2, 2)), "Heo, Kim & Kwon 2019"),
+        Network("fdmmdensenet", "separation", lambda: MMDenseNet((2, 1)), "Heo, Kim & Kwon 2019"),
+        Network("tdmmdensenet", "separation", lambda: MMDenseNet((1, 2)), "Heo, Kim & Kwon 2019"),
+        Network("tfdmmdensenet", "separation", TfdMMDenseNet, "Heo, Kim & Kwon 2020"),
+        Network("mmdensenet", "separation", MMDenseNet, "Takahashi & Mitsufuji 2017"),
+        Network("mdensenet", "separation", MDenseNet, "Takahashi & Mitsufuji 2017"),
+        Network("mmdenselstm", "separation", MMDenseLstm, "Takahashi, Goswami & Mitsufuji 2018"),
+        Network("unet", "separation", UNet, "Jansson et al. 2017"),
+        Network("wave_unet", "separation", WaveUNet, "Stoller et al. 2018", domain="waveform"),
+        Network("blstm", "separation", Blstm, "Uhlich et al. 2017, as in Open-Unmix"),
+        Network("bandsplit", "separation", BandSplit, "after Luo & Yu 2022", domain="spectrum"),
+        Network("nmf", "separation", Nmf, "Schmidt & Olsson 2006", trained_by="factorisation"),
         Network("passthrough", "separation", Passthrough, "the mixture as it is; a base line", False),
         Network("music_detector", "detection", MusicDetector, "after Cakir et al. 2017"),
     )

@@ -1,6 +1,5 @@
 """One recording of any format made into one clip of a corpus: 16 kHz mono FLAC, trimmed and levelled."""
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -8,7 +7,7 @@ from typing import Literal, cast
 import numpy as np
 import soundfile
 
-from bgm_pipeline.errors import InputError
+from bgm_pipeline.media.ffmpeg import DEMUXERS, ChildError, input_url, run, shown
 from bgm_pipeline.timebase import SAMPLE_RATE, s_to_samples, samples_to_s
 from bgm_pipeline.types import Samples
 
@@ -25,6 +24,9 @@ MIN_DURATION_S: dict[Kind, float] = {"music": 10.0, "speech": 0.4, "other": 0.05
 counted as another sound it would teach that music is none."""
 
 _DECODE_TIMEOUT_S = 600
+_DECODE_LIMIT_S = 4 * 3600
+_DEMUXERS = f"{DEMUXERS},amr,ape,dsf,g722,gsm,mpc,mpc8,tak,tta,voc,wv"
+"""Collections come in formats that broadcasts do not; in playlists they do not come."""
 _TRIM_FRAME_S = 0.01
 _TRIM_MARGIN_S = 0.03
 _TRIM_FLOOR_DB = -60.0
@@ -79,22 +81,22 @@ def decode(recording: Path) -> Samples:
 
     Raises:
         UnusableClip: ffmpeg cannot read it.
-        InputError: ffmpeg is not installed.
+        MediaError: ffmpeg is not installed.
     """
-    raw_format = ["-f", "g722"] if recording.suffix == ".g722" else []
-    command = ["ffmpeg", "-nostdin", "-v", "error", *raw_format, "-i", f"file:{recording}", "-map", "0:a:0"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe"]
+    command += ["-f", "g722"] if recording.suffix == ".g722" else ["-format_whitelist", _DEMUXERS]
+    command += ["-i", input_url(recording), "-map", "0:a:0"]
     # Without rematrix_maxval ffmpeg adds the channels of float audio at 0.71 each: 3 dB too loud.
     command += ["-af", f"aresample={SAMPLE_RATE}:rematrix_maxval=1", "-ac", "1", "-f", "f32le", "-"]
+    limit_bytes = s_to_samples(_DECODE_LIMIT_S) * np.dtype("<f4").itemsize
     try:
-        done = subprocess.run(command, capture_output=True, check=True, timeout=_DECODE_TIMEOUT_S)
-    except FileNotFoundError as error:
-        raise InputError("ffmpeg is not installed; install it (Debian: apt-get install ffmpeg)") from error
-    except subprocess.TimeoutExpired as error:
-        raise UnusableClip(f"not decoded within {_DECODE_TIMEOUT_S} s") from error
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines() or ["ffmpeg failed"]
-        raise UnusableClip(f"not readable as audio: {lines[-1]}") from error
-    return np.frombuffer(done.stdout, dtype="<f4").astype(np.float32)
+        done = run(command, _DECODE_TIMEOUT_S, output_limit_bytes=limit_bytes)
+    except ChildError as error:
+        raise UnusableClip(f"ffmpeg {error}") from None
+    if done.code != 0:
+        lines = done.complaints.strip().splitlines() or ["ffmpeg failed"]
+        raise UnusableClip(f"not readable as audio: {shown(lines[-1])}")
+    return np.frombuffer(done.output, dtype="<f4").astype(np.float32)
 
 
 def trim_silence(samples: Samples) -> Samples:

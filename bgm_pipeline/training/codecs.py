@@ -1,16 +1,17 @@
 """What a broadcast chain's codecs do to audio: encode, decode, and put back in its place in time."""
 
-import subprocess
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.signal import correlate
 
-from bgm_pipeline.errors import InputError, MediaError
+from bgm_pipeline.errors import MediaError
+from bgm_pipeline.media.ffmpeg import ChildError, run
 from bgm_pipeline.timebase import SAMPLE_RATE
 from bgm_pipeline.types import Samples
 
 _TIMEOUT_S = 60
+_MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,7 @@ def through_codec(samples: Samples, codec: Codec) -> Samples:
     """Encodes at 48 kHz and decodes again; shape ``(sample,)`` stays, and so does the place in time.
 
     Raises:
-        MediaError: ffmpeg failed.
-        InputError: ffmpeg is not installed.
+        MediaError: ffmpeg failed, or is not installed.
     """
     pcm = ["-f", "f32le", "-ar", str(SAMPLE_RATE), "-ac", "1"]
     coded = _ffmpeg(
@@ -51,13 +51,12 @@ def through_codec(samples: Samples, codec: Codec) -> Samples:
 
 
 def _ffmpeg(arguments: list[str], data: bytes) -> bytes:
-    command = ["ffmpeg", "-hide_banner", "-loglevel", "error", "-threads", "1", *arguments]
+    command = ["ffmpeg", "-hide_banner", "-nostdin", "-v", "error", "-threads", "1"]
+    command += ["-protocol_whitelist", "pipe", *arguments]
     try:
-        done = subprocess.run(command, input=data, capture_output=True, timeout=_TIMEOUT_S, check=False)
-    except FileNotFoundError as error:
-        raise InputError("ffmpeg is not installed; install it (Debian: apt-get install ffmpeg)") from error
-    if done.returncode != 0:
-        raise MediaError(
-            f"ffmpeg could not pass audio through a codec: {done.stderr.decode()[-300:].strip()}"
-        )
-    return done.stdout
+        done = run(command, _TIMEOUT_S, data, output_limit_bytes=_MAX_BYTES)
+    except ChildError as error:
+        raise MediaError(f"ffmpeg {error}") from None
+    if done.code != 0:
+        raise MediaError(f"ffmpeg could not pass audio through a codec: {done.complaints[-300:].strip()}")
+    return done.output

@@ -94,6 +94,7 @@ RECIPES = (
     Recipe("hyperrogue-music", "valid", "music", r".*/music/.*\.ogg"),
     _tuxpaint("da", "valid"),
     Recipe("asterisk-prompt-fr-armelle", "valid", "speech", _ASTERISK_SPEECH),
+    Recipe("colobot-common-sounds", "test", "music", r".*/music/.*\.ogg"),
     Recipe("unknown-horizons", "test", "music", r".*/content/audio/music/.*\.ogg"),
     _asterisk("fr", "test"),
     _tuxpaint("ro", "test"),

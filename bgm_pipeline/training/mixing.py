@@ -5,19 +5,21 @@ Every mixture follows from (seed, index) alone: a resumed training goes on with 
 would have seen, and two networks can be shown the same ones.
 """
 
+import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import soundfile
 from numpy.random import Generator
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
-from scipy.signal import butter, sosfilt
+from scipy.signal import butter, fftconvolve, sosfilt
 from torch.utils.data import Dataset
 
 from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, s_to_samples
 from bgm_pipeline.training.codecs import CODECS, through_codec
 from bgm_pipeline.training.corpus import Clip, Corpus
+from bgm_pipeline.transforms import hop_powers
 from bgm_pipeline.types import Samples
 
 MUSIC_TO_SPEECH_DB = (-30.0, 0.0)
@@ -28,6 +30,8 @@ AUDIBLE_DBFS = -60.0
 
 AUDIBLE_BELOW_PEAK_DB = -45.0
 """... and above this, against its own loudest quarter of a second."""
+
+_CALM_SHARE = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +44,19 @@ class MixingSettings:
     music_starts_or_stops: float = 0.2
     ducked: float = 0.35
     equalised: float = 0.4
+    other_speed: float = 0.25
+    """Tracks and speakers as a tape gives them that runs at another speed: other pitches and voices than the
+    few that were recorded."""
+    calm: float = 0.0
+    """Tracks of the calm third: see `Mixer.calm`."""
+    reverberant: float = 0.15
+    """Speech in a room."""
     other_sounds: float = 0.25
     noise: float = 0.2
+    hum: float = 0.05
     codec: float = 0.08
+    cuts: float = 0.0
+    """A hard cut from one such mixture to another, at another level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +68,7 @@ class Mixture:
     playing: Samples
     """1 where music plays, 0 elsewhere; ten values a second."""
     level_db: float
-    """Music to speech, dB; nan where one of them is missing."""
+    """Music to speech, dB; nan where one of them is missing, or where there is a cut."""
 
 
 class MixtureDataset(Dataset[dict[str, Samples]]):
@@ -103,6 +117,19 @@ class Mixer:
 
     def mix(self, length: int, rng: Generator) -> Mixture:
         """A mixture of `length` samples, its music, and where it plays."""
+        hops = length // SCORE_HOP_SAMPLES
+        if hops < 2 or not self.settings.cuts or rng.random() >= self.settings.cuts:
+            return self.scene(length, rng)
+        cut = int(rng.integers(1, hops)) * SCORE_HOP_SAMPLES
+        before, after = self.scene(cut, rng), self.scene(length - cut, rng)
+        mixture, music, playing = (
+            np.concatenate([getattr(scene, name) for scene in (before, after)])
+            for name in ("mixture", "music", "playing")
+        )
+        return Mixture(mixture, music, playing, float("nan"))
+
+    def scene(self, length: int, rng: Generator) -> Mixture:
+        """A mixture without a cut."""
         s = self.settings
         kind = rng.choice(
             ["both", "music", "speech", "neither"],
@@ -124,6 +151,8 @@ class Mixer:
             mixture += self.effects(length, rng)
         if rng.random() < s.noise + (kind == "neither") * 0.4:
             mixture += shaped_noise(length, rng)
+        if s.hum and rng.random() < s.hum:
+            mixture += mains_hum(length, rng)
         mixture, music = set_level(mixture, music, rng)
         if rng.random() < s.codec:
             mixture = through_codec(mixture, CODECS[rng.integers(len(CODECS))])
@@ -131,24 +160,31 @@ class Mixer:
 
     def play(self, length: int, rng: Generator) -> Samples:
         """A random span of a random track, every minute as likely as any other; sometimes equalised."""
-        durations = np.array([clip.duration_s for clip in self.music])
-        clip = self.music[rng.choice(len(self.music), p=durations / durations.sum())]
+        is_calm = self.settings.calm and rng.random() < self.settings.calm
+        tracks = self.calm if is_calm else self.music
+        durations = np.array([clip.duration_s for clip in tracks])
+        clip = tracks[rng.choice(len(tracks), p=durations / durations.sum())]
         total = s_to_samples(clip.duration_s)
-        start = int(rng.integers(max(1, total - length)))
-        span = fit(self.read(clip, start, length), length, rng)
+        speed = self.speed(rng)
+        needed = math.ceil(length * speed) + (speed != 1)
+        start = int(rng.integers(max(1, total - needed)))
+        span = fit(at_speed(self.read(clip, start, needed), speed)[:length], length, rng)
         return equalise(span, rng) if rng.random() < self.settings.equalised else span
 
     def talk(self, length: int, rng: Generator) -> Samples:
         """Utterances of one speaker, joined with pauses of 50 to 400 ms."""
         clips = self.speakers[sorted(self.speakers)[rng.integers(len(self.speakers))]]
         out = np.zeros(length, np.float32)
+        speed = self.speed(rng)
         at = -int(rng.integers(SAMPLE_RATE))
         while at < length:
-            words = self.read(clips[rng.integers(len(clips))])
+            words = at_speed(self.read(clips[rng.integers(len(clips))]), speed)
             first, last = max(at, 0), min(at + len(words), length)
             if last > first:
                 out[first:last] = words[first - at : last - at]
             at += len(words) + int(rng.uniform(0.05, 0.4) * SAMPLE_RATE)
+        if self.settings.reverberant and rng.random() < self.settings.reverberant:
+            out = in_a_room(out, rng)
         return equalise(out, rng) if rng.random() < self.settings.equalised else out
 
     def effects(self, length: int, rng: Generator) -> Samples:
@@ -156,12 +192,33 @@ class Mixer:
         out = np.zeros(length, np.float32)
         for _ in range(rng.integers(1, 5)):
             sound = self.read(self.other[rng.integers(len(self.other))])
-            sound = at_speed(sound, float(rng.uniform(0.7, 1.4)))[:length]
+            sound = at_speed(sound, float(2 ** rng.uniform(-0.8, 0.8)))[:length]
             at = int(rng.integers(max(1, length - len(sound))))
             rms = active_rms(sound)
             if rms > 0:
                 out[at : at + len(sound)] += sound * np.float32(10 ** (rng.uniform(-40, -18) / 20) / rms)
         return out
+
+    @cached_property
+    def calm(self) -> tuple[Clip, ...]:
+        """The third of the tracks that is quietest and whose level changes least from tenth to tenth of a
+        second: ambient music, which an ear for beats and melodies misses."""
+
+        def change_db(clip: Clip) -> float:
+            start = max(0, s_to_samples(clip.duration_s / 2 - 15))
+            power = hop_powers(self.read(clip, start, s_to_samples(30))) + 1e-10
+            return float(np.abs(np.diff(10 * np.log10(power))).mean())
+
+        measured = [np.array([f(clip) for clip in self.music]) for f in (lambda clip: clip.rms_db, change_db)]
+        rank = sum(values.argsort().argsort() for values in measured)
+        chosen = np.argsort(rank, kind="stable")[: max(1, round(len(self.music) * _CALM_SHARE))]
+        return tuple(self.music[at] for at in sorted(chosen))
+
+    def speed(self, rng: Generator) -> float:
+        """Of the next track or speaker; 1 as recorded."""
+        if not self.settings.other_speed or rng.random() >= self.settings.other_speed:
+            return 1.0
+        return float(rng.uniform(0.85, 1.18))
 
     def read(self, clip: Clip, start: int = 0, length: int = -1) -> Samples:
         """Samples of a recording of the corpus."""
@@ -171,6 +228,8 @@ class Mixer:
 
 def at_speed(samples: Samples, speed: float) -> Samples:
     """Plays faster and higher, or slower and lower, as a tape does; few sounds become many."""
+    if speed == 1:
+        return samples
     at = np.arange(0, len(samples) - 1, speed)
     return np.interp(at, np.arange(len(samples)), samples).astype(np.float32)
 
@@ -229,6 +288,25 @@ def shaped_noise(length: int, rng: Generator) -> Samples:
     spectrum /= np.maximum(np.arange(len(spectrum)), 20) ** rng.uniform(0, 1)
     noise = np.fft.irfft(spectrum, length)
     return np.asarray(noise * (10 ** (rng.uniform(-70, -30) / 20) / noise.std()), dtype=np.float32)
+
+
+def mains_hum(length: int, rng: Generator) -> Samples:
+    """50 or 60 Hz and their multiples, each a little weaker or stronger, -75 to -40 dB of full scale."""
+    at = np.arange(length) / SAMPLE_RATE
+    partials = np.arange(1, rng.integers(3, 16)) * rng.choice([50, 60])
+    weights = rng.uniform(0, 1, len(partials)) * rng.uniform(0.5, 1) ** np.arange(len(partials))
+    phases = rng.uniform(0, 2 * np.pi, len(partials))
+    hum = sum(w * np.sin(2 * np.pi * hz * at + p) for w, hz, p in zip(weights, partials, phases, strict=True))
+    return np.asarray(hum * (10 ** (rng.uniform(-75, -40) / 20) / hum.std()), dtype=np.float32)
+
+
+def in_a_room(samples: Samples, rng: Generator) -> Samples:
+    """With an echo of noise that decays by 60 dB within 0.15 to 1 s, 0 to 15 dB below the direct sound."""
+    decay_s = float(rng.uniform(0.15, 1.0))
+    at = np.arange(round(decay_s * SAMPLE_RATE)) / SAMPLE_RATE
+    echo = rng.standard_normal(len(at)) * 10 ** (-3 * at / decay_s)
+    echo *= 10 ** (-rng.uniform(0, 15) / 20) / np.sqrt((echo**2).sum())
+    return np.asarray(samples + fftconvolve(samples, echo)[: len(samples)], dtype=np.float32)
 
 
 def set_level(mixture: Samples, music: Samples, rng: Generator) -> tuple[Samples, Samples]:

@@ -14,7 +14,6 @@ from bgm_pipeline.evaluation.broadcast import (
     PseudoBroadcast,
     What,
     arrange,
-    calm_tracks,
     compose,
     only,
 )
@@ -87,7 +86,7 @@ def test_a_quiet_programme_has_music_of_minus_35_to_minus_50_dbfs_that_fades_lon
 
 def test_calm_tracks_are_the_quiet_ones_without_a_beat(corpus: Corpus) -> None:
     mixer = Mixer(corpus, "test", MixingSettings())
-    assert {clip.path.stem for clip in calm_tracks(mixer)} <= {"song0", "song1"}
+    assert {clip.path.stem for clip in mixer.calm} <= {"song0", "song1"}
 
 
 @pytest.mark.parametrize("level_db", LEVELS_DB)

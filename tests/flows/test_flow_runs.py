@@ -111,7 +111,8 @@ def test_a_night_without_deployment_does_what_bgm_nightly_does(
 
 
 def test_an_episode_leaves_rows_and_artifacts(inbox: Path, store: Store, client: SyncPrefectClient) -> None:
-    path = record(inbox / "a.ts", 14, start_s=12.5)
+    spelled = r"<img src=x> [a](b) \x1b[2J.ts"
+    path = record(inbox / "<img src=x> [a](b) \x1b[2J.ts", 14, start_s=12.5)
     state = process_episode_flow(str(path), "EINS", "`<b>`", "2026-03-31T20:15:00+02:00", return_state=True)
     assert state.is_completed()
     (found,) = query.episodes(store).to_dict("records")
@@ -122,6 +123,12 @@ def test_an_episode_leaves_rows_and_artifacts(inbox: Path, store: Store, client:
     assert shown["progress"].data == 100.0
     assert "00:00:12." in str(shown["music-events"].data)
     assert "1 new" in str(shown["episode"].data)
+    # A block of code, in which nothing is a link or an image.
+    described = {artifact.description for artifact in shown.values()}
+    assert described == {f"    {path.parent}/{spelled}", f"    {spelled}"}
+    names = [run.name for run in client.read_task_runs()]
+    assert f"process {path.parent}/{spelled}" in names
+    assert all(name.isprintable() for name in names)
     expected = [("process", "Completed", 1), ("report", "Completed", 1)]
     wait_for(lambda: tasks(client, state.state_details.flow_run_id) == expected)
 

@@ -17,6 +17,8 @@ from bgm_pipeline.training.mixing import (
     at_speed,
     duck,
     equalise,
+    in_a_room,
+    mains_hum,
     playing,
     set_level,
 )
@@ -30,6 +32,9 @@ NOTHING_ELSE = {
     "music_starts_or_stops": 0.0,
     "ducked": 0.0,
     "equalised": 0.0,
+    "other_speed": 0.0,
+    "reverberant": 0.0,
+    "hum": 0.0,
     "other_sounds": 0.0,
     "noise": 0.0,
     "codec": 0.0,
@@ -151,6 +156,51 @@ def test_speed_changes_pitch_and_length() -> None:
     fast = at_speed(tone(500, 2), 1.25)
     assert len(fast) == pytest.approx(2 / 1.25 * SAMPLE_RATE, abs=2)
     assert np.argmax(np.abs(np.fft.rfft(fast))) * SAMPLE_RATE / len(fast) == pytest.approx(625, abs=2)
+
+
+def test_a_tape_at_another_speed_changes_the_pitch_of_track_and_speaker(corpus: Corpus) -> None:
+    pitches = set()
+    for seed in range(12):
+        for kind, hz in (("music_alone", 3000), ("speech_alone", 300)):
+            made = mixer(corpus, **{kind: 1.0}, other_speed=1.0).mix(LENGTH, np.random.default_rng(seed))
+            assert len(made.mixture) == LENGTH
+            heard = np.argmax(np.abs(np.fft.rfft(made.mixture))) * SAMPLE_RATE / LENGTH
+            assert 0.84 * hz < heard < 1.19 * (hz + 50)
+            pitches.add(round(heard))
+    assert len(pitches) > 12
+
+
+def test_a_cut_joins_two_mixtures_and_knows_where_music_plays_in_each(corpus: Corpus) -> None:
+    studio = mixer(corpus, music_alone=0.5, speech_alone=0.5, cuts=1.0)
+    both = 0
+    for seed in range(20):
+        made = studio.mix(LENGTH, np.random.default_rng(seed))
+        assert len(made.mixture) == len(made.music) == LENGTH and made.playing.shape == (40,)
+        sounding = np.abs(made.music.reshape(40, -1)).max(axis=1) > 0
+        assert np.abs(sounding.astype(int) - made.playing).sum() <= 2  # the two hops beside a cut
+        both += 0 < made.playing.mean() < 1
+    assert both > 3
+
+
+def test_a_room_adds_an_echo_that_dies_away() -> None:
+    click = np.zeros(2 * SAMPLE_RATE, np.float32)
+    click[100] = 1
+    for seed in range(5):
+        heard = in_a_room(click, np.random.default_rng(seed))
+        assert heard[100] == pytest.approx(1, abs=0.5)
+        powers = [float((heard[at : at + 2000] ** 2).sum()) for at in (101, 1301, 17000)]
+        assert powers[0] > powers[1] > powers[2]
+        assert powers[2] < powers[0] / 1000
+        assert not heard[:99].round(6).any()
+
+
+def test_hum_has_the_multiples_of_the_mains() -> None:
+    for seed in range(5):
+        hum = mains_hum(SAMPLE_RATE, np.random.default_rng(seed))
+        spectrum = np.abs(np.fft.rfft(hum))
+        loud = np.flatnonzero(spectrum > spectrum.max() / 1000)
+        assert all(loud % 50 == 0) or all(loud % 60 == 0)
+        assert -76 < 20 * np.log10(active_rms(hum)) < -39
 
 
 @pytest.mark.parametrize("codec", CODECS)

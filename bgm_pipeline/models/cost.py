@@ -1,0 +1,68 @@
+"""What a network costs: parameters, operations and seconds for a segment of 12 s."""
+
+import time
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bgm_pipeline.models.registry import Network
+from bgm_pipeline.timebase import SEGMENT_SAMPLES
+from bgm_pipeline.transforms import HOP_LENGTH, N_FFT, REFERENCE_RMS
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers were learnt; a batch norm's running statistics are none of them."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def gflop(network: Network) -> float:
+    """Billions of operations for a segment, two for a multiply and an add; without transforms and additions.
+
+    Nothing is computed: torch counts on its meta device, but for recurrent layers, which it would take apart
+    frame by frame. These cost two operations a frame for each weight.
+    """
+    module = network.build().eval().to("meta")
+    recurrent_flop = 0
+
+    def stand_in(layer: nn.RNNBase) -> None:
+        cells = layer.hidden_size * (2 if layer.bidirectional else 1)
+        weights = sum(w.numel() for name, w in layer.named_parameters() if name.startswith("weight"))
+
+        def forward(x: Tensor, state: object = None) -> tuple[Tensor, None]:
+            nonlocal recurrent_flop
+            recurrent_flop += 2 * weights * x.shape[:-1].numel()
+            return x.new_empty(*x.shape[:-1], cells), None
+
+        layer.forward = forward
+
+    for layer in module.modules():
+        if isinstance(layer, nn.RNNBase):
+            stand_in(layer)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        module(_segment(network).to("meta"))
+    return (counter.get_total_flops() + recurrent_flop) / 1e9
+
+
+def seconds(network: Network, device: torch.device, repeats: int = 3) -> float:
+    """Seconds for a segment on this machine, the median of some; with random weights, which cost the same."""
+    module = network.build().eval().to(device)
+    segment = _segment(network).to(device)
+    taken = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            module(segment)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken.append(time.perf_counter() - start)
+    return median(taken[1:])
+
+
+def _segment(network: Network) -> Tensor:
+    """What the network gets to see of 12 s: noise, at the usual level."""
+    if network.task == "detection" or network.domain == "waveform":
+        return REFERENCE_RMS * torch.randn(1, 1, SEGMENT_SAMPLES)
+    shape = (1, 1, N_FFT // 2 + 1, SEGMENT_SAMPLES // HOP_LENGTH + 1)
+    return torch.rand(shape, dtype=torch.complex64 if network.domain == "spectrum" else torch.float32)

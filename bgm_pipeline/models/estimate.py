@@ -1,0 +1,47 @@
+"""From the mixture's samples to the samples of its music, whatever a separation network works on."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from bgm_pipeline.transforms import Stft, normalising_gain
+
+Domain = Literal["magnitude", "spectrum", "waveform"]
+"""What a separation network takes and gives, always at the level that `normalising_gain` sets:
+
+* "magnitude": magnitudes ``(batch, 1, 513, frame)`` to a mask of that shape, for the mixture's spectrum;
+* "spectrum": the mixture's complex spectrum ``(batch, 1, 513, frame)`` to that of the music;
+* "waveform": the mixture's samples ``(batch, 1, sample)`` to those of the music.
+"""
+
+
+class MusicEstimator(nn.Module):
+    """What stands around a network of one domain: level, transform, inverse transform, level again.
+
+    The network is an argument and no part of this module, since a training asks two of them: the one that
+    learns and its average.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__()
+        self.domain = domain
+        self.stft = Stft()
+
+    def forward(self, network: nn.Module, mixture: Tensor) -> Tensor:
+        """Estimate of the music, at the mixture's level.
+
+        Args:
+            network: of this domain.
+            mixture: ``(batch, 1, sample)``, at least 513 samples.
+
+        Returns:
+            ``(batch, 1, sample)``.
+        """
+        gain = normalising_gain(mixture)
+        levelled = mixture * gain
+        if self.domain == "waveform":
+            estimate: Tensor = network(levelled)
+            return estimate / gain
+        spectrum = self.stft(levelled)  # (batch, 1, freq, frame)
+        spectrum = network(spectrum) if self.domain == "spectrum" else network(spectrum.abs()) * spectrum
+        return self.stft.inverse(spectrum, mixture.shape[-1]) / gain

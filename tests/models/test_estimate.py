@@ -1,0 +1,47 @@
+"""Whatever a network works on, music comes out at the mixture's length and level."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bgm_pipeline.models.estimate import Domain, MusicEstimator
+from bgm_pipeline.transforms import REFERENCE_RMS
+
+
+class Half(nn.Module):
+    """Half of what it gets, or a mask that says so; remembers what it got."""
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__()
+        self.domain, self.got = domain, torch.empty(0)
+
+    def forward(self, given: Tensor) -> Tensor:
+        self.got = given
+        return torch.full_like(given, 0.5) if self.domain == "magnitude" else given / 2
+
+
+@pytest.mark.parametrize("domain", ["magnitude", "spectrum", "waveform"])
+@pytest.mark.parametrize("level", [1e-3, 1.0])
+def test_half_of_the_mixture_is_half_of_it_in_every_domain(domain: Domain, level: float) -> None:
+    mixture = level * torch.randn(2, 1, 5_000, generator=torch.manual_seed(1))
+    estimate = MusicEstimator(domain)(Half(domain), mixture)
+    assert estimate.shape == mixture.shape
+    assert torch.allclose(estimate, mixture / 2, atol=1e-5 * level)
+
+
+@pytest.mark.parametrize("domain", ["magnitude", "spectrum", "waveform"])
+def test_a_network_gets_its_domain_at_one_level(domain: Domain) -> None:
+    network = Half(domain)
+    MusicEstimator(domain)(network, torch.full((1, 1, 4_000), 0.003))
+    if domain == "waveform":
+        assert network.got.shape == (1, 1, 4_000)
+        assert network.got.std() + network.got.mean() == pytest.approx(REFERENCE_RMS)
+    else:
+        assert network.got.shape == (1, 1, 513, 16)
+        assert network.got.is_complex() == (domain == "spectrum")
+
+
+@pytest.mark.parametrize("domain", ["magnitude", "spectrum", "waveform"])
+def test_silence_stays_silence(domain: Domain) -> None:
+    estimate = MusicEstimator(domain)(Half(domain), torch.zeros(1, 1, 1_000))
+    assert torch.equal(estimate, torch.zeros(1, 1, 1_000))

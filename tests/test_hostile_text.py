@@ -1,0 +1,178 @@
+"""Names and titles that would be more than text: formulas, commands, SQL, HTML, codes of the terminal."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nights import environment_of, record, small_settings
+from sqlalchemy import text
+from store.samples import ON_AIR, add_programme, on_sqlite
+
+from bgm_pipeline import exports, query
+from bgm_pipeline.errors import InputError
+from bgm_pipeline.evaluation.timeline import draw, timeline_of
+from bgm_pipeline.naming import compile_patterns, read_name
+from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.session import open_store
+
+TITLES = [
+    "=cmd|'/C calc'!A0",
+    "+1+1",
+    "-2+3+cmd|' /C calc'!A0",
+    '@SUM(A1)"',
+    "x;=1+1",
+    'x"=1+1',
+    "a\n=1+1",
+    "\t=1+1",
+    "＝1+1",
+    "'; DROP TABLE episodes; --",
+    "100 %' OR '1'='1",
+    "<img src=x onerror=alert(1)><script>alert(1)</script>",
+    "[click](javascript:alert(1)) ![](http://127.0.0.1/x)",
+    "$(touch pwned) `touch pwned`",
+    "../../../etc/passwd",
+    "\x1b[2J\x1b]0;owned\x07",
+    "\x9b31mred",
+    "line\r\nbgm: all is well",
+    "\u202egnp.exe",
+    r"$\frac{",
+    "{title} %s %n {0}",
+    "[red]b[/red]",
+    "--> 00:00:01.000",
+]
+STEERS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, and what turns the direction of text."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+free_text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+tricky = st.lists(st.sampled_from(list("=+-@;,\"'\n\r\t\x1ba1＝"))).map("".join)
+
+
+def cells_of(table: bytes, delimiter: str) -> list[str]:
+    """The cells of the columns of text, as a spreadsheet reads them."""
+    return [
+        cell
+        for row in csv.reader(io.StringIO(table.decode(), newline=""), delimiter=delimiter)
+        for cell in row
+    ]
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_a_title_is_only_a_title(store: Store, title: str) -> None:
+    add_programme(store, "other.ts", (0.0,), "Other", "Other")
+    add_programme(store, f"{title.replace('/', ':')}.ts", (-3.0,), title, title, ON_AIR)
+    asked = query.events(store, channel=title, title=title)
+    assert asked["title"].tolist() == [title]
+    assert asked["channel"].tolist() == [title]
+    with store.reading() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM episodes")) == 2
+    table = exports.render(query.episodes(store), "table").decode()
+    assert all(line.isprintable() for line in table.splitlines())
+    assert table.endswith("2 rows\n")
+    assert json.loads(exports.render(asked, "json"))[0]["title"] == title
+    assert exports.labels(store, 2, "webvtt").splitlines()[2:] == [
+        "00:00:00.000 --> 00:00:12.000",
+        "music 80 % -3.0 dB",
+    ]
+
+
+@on_sqlite
+def test_a_title_is_only_a_title_in_a_picture(store: Store, store_settings: Settings, tmp_path: Path) -> None:
+    add_programme(store, "1.ts", (-3.0,), r"$\frac{", "<b>\x1b[2J</b>")
+    draw(timeline_of(store, 1, store_settings), tmp_path / "timeline.svg")
+    assert b"\x1b" not in (tmp_path / "timeline.svg").read_bytes()
+
+
+@given(st.one_of(free_text, tricky, st.sampled_from(TITLES)))
+def test_no_text_becomes_a_formula_of_a_spreadsheet(title: str) -> None:
+    frame = pd.DataFrame({"channel": [title], "title": ["x"], "path": [f"/inbox/{title}"]}, dtype="string")
+    table = exports.render(frame, "csv")
+    for delimiter in (",", ";"):
+        assert not [cell for cell in cells_of(table, delimiter) if cell.startswith(FORMULA)]
+    assert not STEERS.search(table.decode())
+    (row,) = csv.DictReader(io.StringIO(table.decode(), newline=""))
+    if title.isalnum():
+        assert row["channel"] == title
+
+
+@given(st.one_of(free_text, tricky))
+def test_json_holds_every_text_as_it_is(title: str) -> None:
+    frame = pd.DataFrame({"title": [title]}, dtype="string")
+    rendered = exports.render(frame, "json").decode()
+    assert json.loads(rendered) == [{"title": title}]
+    assert not STEERS.search(rendered)
+
+
+def test_numbers_below_zero_stay_numbers(store: Store) -> None:
+    add_programme(store, "1.ts", (-3.25,), "One")
+    (row,) = csv.DictReader(io.StringIO(exports.render(query.events(store), "csv").decode()))
+    assert row["music_to_speech_db"] == "-3.25"
+
+
+@on_sqlite
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@given(free_text)
+def test_the_database_gives_every_title_back(store: Store, title: str) -> None:
+    episode_id = add_programme(store, "same.ts", (0.0,), title=title or "x")
+    assert query.episodes(store, episode_id=episode_id)["title"].tolist() == [title or "x"]
+
+
+@given(st.text("{}%|*/ \\\n(?P<x>+)[]^$YmdHMSzchanelit", max_size=40), st.text(max_size=40))
+def test_no_template_breaks_the_reader(templates: str, name: str) -> None:
+    try:
+        told = read_name(name, compile_patterns(templates), UTC)
+    except InputError as error:
+        assert str(error).startswith("BGM_INBOX__PATTERNS: ")
+    else:
+        assert told.title in name.replace("_", " ") or told.title == name
+
+
+def bgm(*arguments: object, folder: Path, **environment: str) -> str:
+    """What the program says, as a terminal gets it."""
+    command = [sys.executable, "-c", "from bgm_pipeline.cli import main; main()", *map(str, arguments)]
+    settings = os.environ | environment | {"LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, capture_output=True, env=settings, cwd=folder, timeout=120, check=False)
+    assert b"Traceback" not in done.stderr
+    return (done.stdout + done.stderr).decode()
+
+
+def test_a_night_of_hostile_names_prints_lines_that_steer_no_terminal(
+    tmp_path: Path, inbox: Path, detector: Path
+) -> None:
+    """A quarter of the files are recordings."""
+    config = small_settings(tmp_path / "data", inbox, detector)
+    for number, title in enumerate(TITLES):
+        path = inbox / f"EINS_2026-03-31_20-{number:02d}-00_{title.replace('/', ':')}.wav"
+        if number % 4:
+            path.write_text(f"no recording {number}")
+        else:
+            record(path, 0.5, seed=number)
+    commands = (
+        ("nightly", inbox),
+        ("episodes",),
+        ("episodes", "--format", "json"),
+        ("probe", *sorted(inbox.iterdir())[::3]),
+    )
+    said = "".join(bgm(*command, folder=tmp_path, **environment_of(config)) for command in commands)
+    assert all(line.isprintable() for line in said.split("\n"))
+    with open_store(config) as store:
+        found = query.episodes(store)
+    assert len(found) == len(TITLES)
+    assert (found["state"] == "done").sum() == (len(TITLES) + 3) // 4
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_an_error_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:
+    said = bgm("labels", 1, folder=tmp_path, BGM_DATA_DIR="/dev/null/\x1b[31m\nx", BGM_DATABASE_URL="")
+    assert said.startswith("bgm: database /dev/null/\\x1b[31m\\nx/bgm.sqlite: its folder cannot be made")
+    assert said.removesuffix("\n").isprintable()
