@@ -1,5 +1,6 @@
 # make demo    a demo broadcast is made, its music found, separated, stored and shown
 # make test    every test             make lint    ruff, mypy             make bench   the quick benchmarks
+# make faults  breaks things on purpose: processes, servers, disks, clocks (an hour; writes reports/faults.md)
 # make audit   known vulnerabilities of what is locked
 # make lock    constraints.txt anew, from the newest versions that fit pyproject.toml
 # make clean   removes what was built, the demo included; .venv stays
@@ -16,7 +17,7 @@ BUILD_TOOLS := hatchling editables setuptools
 EXTRAS := '.[dev]'
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: demo test lint audit bench lock ffmpeg systemd chromium clean
+.PHONY: demo test lint audit bench faults lock ffmpeg systemd chromium clean
 
 demo: $(INSTALLED) ffmpeg
 	@# Package lists are missing from a fresh container; without root, bgm says what to do.
@@ -37,6 +38,9 @@ audit: $(INSTALLED)
 bench: $(INSTALLED) ffmpeg
 	$(BIN)/python benchmarks/store_queries.py --rows 500000
 	$(BIN)/python benchmarks/memory.py --long-s 1800
+
+faults: $(INSTALLED) ffmpeg
+	$(BIN)/python benchmarks/faults.py --report reports/faults.md
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -195,6 +195,7 @@ def process_episode(
         with open_audio(info, selection, settings.media) as reader:
             for segment in separated(reader, networks, settings, timer):
                 evidence.add(segment)
+                store.confirm_run(run_id)
                 with timer.stage("store"):
                     _keep(segment, writer, settings)
                 progress("separate", samples_to_s(segment.end_samples), info.duration_s)
@@ -203,8 +204,7 @@ def process_episode(
             segments, events = detect(
                 evidence, report.gaps, networks.detector.calibration, settings.detection
             )
-        after = path.stat()
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        if not _is_unchanged(path, before):
             raise MediaError(f"{shown(path)}: changed while it was processed; run it again when it is whole")
         with timer.stage("store"):
             if settings.keep == "music":
@@ -319,6 +319,14 @@ def _new_file(path: Path, suffix: str) -> soundfile.SoundFile:
     kind, subtype = {".wav": ("RF64", "FLOAT"), ".flac": ("FLAC", "PCM_24")}[suffix]
     path.touch()  # The system's own reason, where it cannot be: libsndfile knows none.
     return soundfile.SoundFile(os.fsencode(path), "w", SAMPLE_RATE, 1, subtype, format=kind)
+
+
+def _is_unchanged(path: Path, before: os.stat_result) -> bool:
+    try:
+        after = path.stat()
+    except OSError:
+        return False
+    return (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
 def _chunks(blocks: Iterable[Block], settings: Settings, timer: StageTimer) -> Iterator[Chunk]:

@@ -109,7 +109,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(default_factory=lambda: user_data_path("bgm"), description="where all is kept")
     database_url: str = Field("", repr=False, description="SQLAlchemy URL; empty: SQLite below data_dir")
-    stem_store: str = Field("", description="folder of the stems; empty: below data_dir")
+    stem_store: str = Field("", description="folder of stems, or s3://bucket/prefix; empty: below data_dir")
     model: str = Field("2dmmdensenet", description="separation network: its name, or its weights file")
     detector: str = Field("music_detector", description="detection network: its name, or its weights file")
     calibration: MaybePath = Field(
@@ -130,9 +130,9 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'bgm.sqlite'}"
 
     @cached_property
-    def stem_store_path(self) -> Path:
-        """``stem_store``, or the folder below ``data_dir``; absolute."""
-        return Path(self.stem_store).absolute() if self.stem_store else self.data_dir.absolute() / "stems"
+    def resolved_stem_store(self) -> str:
+        """``stem_store``, or the folder below ``data_dir``."""
+        return self.stem_store or str(self.data_dir.absolute() / "stems")
 
     def results(self) -> dict[str, Any]:
         """The settings that change results, as JSON knows them: not places, threads or batch sizes."""

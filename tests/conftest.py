@@ -1,5 +1,6 @@
 """Databases to test with: SQLite, and a real PostgreSQL that is started once a session."""
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -73,13 +74,48 @@ def shared_pg_url(new_pg_database: Callable[[], str]) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[dict[str, str]]:
+    """An object store with an empty bucket ``stems``; gives the variables that lead to it."""
+    import boto3  # noqa: PLC0415 - slow, for few tests
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    session = boto3.Session("test", "test", region_name="us-east-1")
+    session.client("s3", endpoint_url=variables["AWS_ENDPOINT_URL"]).create_bucket(Bucket="stems")
+    yield variables
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty place in a bucket; the environment leads to its server."""
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://stems/{tmp_path.name}"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings of a store in a folder of its own, on SQLite and again on PostgreSQL.
 
-    The store is empty if the test asks for `store`; else nothing is made yet.
+    With the parameter "bucket" it is SQLite with stems in a bucket. The store is empty if the test asks for
+    `store`; else nothing is made yet.
     """
     url = ""
+    if request.param == "bucket":
+        return Settings(data_dir=tmp_path / "data", stem_store=request.getfixturevalue("bucket"))
     if request.param == "postgresql" and "store" in request.fixturenames:
         url = request.getfixturevalue("shared_pg_url")
         empty(url)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from store.samples import ON_AIR, add_episode, add_programme, music
+from store.samples import ON_AIR, add_episode, add_programme, folder_of, music
 from typer.testing import CliRunner, Result
 
 from bgm_pipeline.cli import app
@@ -214,7 +214,7 @@ def test_store_check_tells_removes_and_ends_with_1_while_something_is_wrong(
     monkeypatch.setenv("BGM_DATA_DIR", str(tmp_path))
     with open_store(Settings(data_dir=tmp_path, database_url="", stem_store="")) as store:
         add_programme(store, "1.ts", (1.0, 2.0))
-        folder = store.stems.root / store.stems.namespace
+        folder = folder_of(store.stems) / store.stems.namespace
     assert bgm("store", "check", "--deep").exit_code == 0
 
     stray = folder / "stray.flac"

@@ -16,6 +16,7 @@ import typer
 from nights import environment_of, record, small_settings
 from pandas.testing import assert_frame_equal
 from sqlalchemy import text
+from store.samples import files, keys
 from typer.testing import CliRunner, Result
 
 from bgm_pipeline import cli_nightly, query
@@ -103,7 +104,7 @@ def test_new_files_become_rows_and_the_second_night_reads_none_of_them(
     assert episodes.loc[first.episode_id, "air_start"] == AT_NIGHT
     assert tuple(episodes.loc[second.episode_id, ["channel", "title"]]) == ("ZWEI", "News")
     assert len(query.segments(store, episode_id=first.episode_id)) == 2
-    assert all(store.stems.path(key).is_file() for key in keys_of(store))
+    assert files(store) == keys(store)
 
     opened.clear()
     again = night()
@@ -114,10 +115,6 @@ def test_new_files_become_rows_and_the_second_night_reads_none_of_them(
     assert again.rows[0].music_s == first.music_s
     assert not [path for path in opened if path.startswith(str(inbox))]
     assert not again.has_failed
-
-
-def keys_of(store: Store) -> list[str]:
-    return [str(path.relative_to(store.stems.root)) for path in store.stems.root.rglob("*.flac")]
 
 
 def test_a_night_gives_the_same_rows_as_each_file_alone(
@@ -367,7 +364,7 @@ def test_a_night_that_is_stopped_goes_on_where_it_was(
     assert "Traceback" not in stderr
     (failed,) = query.episodes(store, state="failed").to_dict("records")
     assert failed["reason"] == "Stopped: stopped by SIGTERM"
-    assert len(keys_of(store)) == 1
+    assert len(files(store)) == 1
     assert outcomes(night()) == {"a.wav": "known", "b.wav": "new"}
 
 

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import pytest
 from sqlalchemy import Row, event, text
-from store.samples import ON_AIR, add_episode, add_programme, add_run, identity, on_sqlite
+from store.samples import ON_AIR, add_episode, add_programme, add_run, files, identity, on_sqlite
 
 from bgm_pipeline import query
 from bgm_pipeline.errors import InputError
@@ -229,7 +229,7 @@ def test_the_view_of_music_segments(year: Store) -> None:
     assert (late.mixture_db, late.music_db) == (-20, -23)
     on_air = datetime.fromisoformat(str(late.air_start))
     assert (on_air if on_air.tzinfo else on_air.replace(tzinfo=UTC)) == at(10_836)
-    assert year.stems.path(late.stem_key).is_file()
+    assert late.stem_key in files(year)
     assert (late.model, late.code_version) == ("net", "0.1.0")
 
 

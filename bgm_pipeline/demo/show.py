@@ -127,7 +127,7 @@ def _print(console: Console, programme: Programme, outcome: Outcome, settings: S
         ("as a table", programme.truth_csv),
         ("timeline", outcome.picture),
         ("database", settings.data_dir / "bgm.sqlite"),
-        ("stems", settings.stem_store_path),
+        ("stems", Path(settings.resolved_stem_store)),
     ):
         say(f"{name:<12}{_shown(path)}")
     say("\nNow try:")

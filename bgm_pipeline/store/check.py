@@ -6,10 +6,8 @@ the database, since an equal run may have taken the place of the one it belonged
 """
 
 import shlex
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import select
 
@@ -43,67 +41,49 @@ def check_store(store: Store, deep: bool = False) -> Iterator[Problem]:
         StoreError: the stem store is not there, or cannot be read.
     """
     yield from _interrupted_runs(store)
-    for path in _leftovers(store):
-        yield Problem(str(path), "belongs to no run; remove it with: bgm store check --remove")
+    for key in _leftovers(store):
+        yield Problem(store.stems.shown(key), "belongs to no run; remove it with: bgm store check --remove")
     yield from _broken_stems(store, deep)
 
 
-def remove_leftovers(store: Store) -> Iterator[Path]:
+def remove_leftovers(store: Store) -> Iterator[str]:
     """Mark runs whose process has died as failed, and remove each file and folder that belongs to no run.
 
     The files of runs in progress stay, and so does everything outside the database's own folder.
+
+    Returns:
+        What was removed, in a message's words.
 
     Raises:
         StoreError: something cannot be removed.
     """
     store.fail_interrupted_runs()
-    for path in _leftovers(store):
-        try:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be removed: {error.strerror}") from error
-        yield path
+    for key in _leftovers(store):
+        store.stems.remove(key)
+        yield store.stems.shown(key)
 
 
 def _interrupted_runs(store: Store) -> Iterator[Problem]:
-    with store.reading() as connection:
-        runs = connection.execute(select(RunRow).where(RunRow.state == "running").order_by(RunRow.id)).all()
-    for run in runs:
-        if not store.is_live(run.id, run.owner, run.heartbeat_at):
-            yield Problem(
-                f"run {run.id} of episode {run.episode_id}",
-                f"its process ({run.owner}) has died; mark it as failed with: bgm store check --remove",
-            )
+    for run_id, episode_id, owner in store.interrupted_runs():
+        yield Problem(
+            f"run {run_id} of episode {episode_id}",
+            f"its process ({owner}) has died; mark it as failed with: bgm store check --remove",
+        )
 
 
-def _leftovers(store: Store) -> Iterator[Path]:
-    for path, owner in store.stems.contents():
-        files = _files(path)
+def _leftovers(store: Store) -> Iterator[str]:
+    """Keys of folders and files that belong to no run."""
+    for folder, owner in store.stems.contents():
+        files = store.stems.keys_in(folder) if owner else []
         state = None if owner is None else _state(store, *owner)
         if state == "running":
             continue
         if owner is None or state != "done":
-            yield path
+            yield folder
             continue
         with store.reading() as connection:
             keys = set(connection.scalars(select(StemRow.key).where(StemRow.run_id == owner[1])))
-        for file in files:
-            if file.relative_to(store.stems.root).as_posix() not in keys and file.exists():
-                yield file
-
-
-def _files(path: Path) -> list[Path]:
-    try:
-        return sorted(path.iterdir())
-    except NotADirectoryError:
-        return [path]
-    except FileNotFoundError:
-        return []
+        yield from (file for file in files if file not in keys)
 
 
 def _broken_stems(store: Store, deep: bool) -> Iterator[Problem]:
@@ -114,9 +94,9 @@ def _broken_stems(store: Store, deep: bool) -> Iterator[Problem]:
             .where(RunRow.state == "done", RunRow.stem_count > 0)
             .order_by(RunRow.id)
         ).all()
-    if runs and not (store.stems.root / store.stems.namespace).is_dir():
+    if runs and not store.stems.is_there():
         raise StoreError(
-            f"{store.stems.root}: not the stem store of this database, which has a folder "
+            f"{store.stems.shown('')}: not the stem store of this database, which has a folder "
             f"{store.stems.namespace}; mount it, or let BGM_STEM_STORE name it"
         )
     for run in runs:
@@ -124,23 +104,21 @@ def _broken_stems(store: Store, deep: bool) -> Iterator[Problem]:
             rows = connection.execute(
                 select(StemRow).where(StemRow.run_id == run.id).order_by(StemRow.segment_index)
             ).all()
+        files = set(store.stems.keys_in(store.stems.run_folder(run.episode_id, run.id)))
         for row in rows:
-            path = store.stems.path(row.key)
             stem = Stem(row.segment_index, row.key, row.sha256, ms_to_samples(row.duration_ms), row.level_db)
-            wrong = _wrong(store, path, stem, deep)
+            wrong = "the stem is missing" if row.key not in files else _wrong(store, stem) if deep else ""
             if wrong and _state(store, run.episode_id, run.id) == "done":
-                yield Problem(str(path), f"{wrong}; make it anew: bgm process {shlex.quote(run.path)}")
+                cure = f"make it anew: bgm process {shlex.quote(run.path)}"
+                yield Problem(store.stems.shown(row.key), f"{wrong}; {cure}")
 
 
-def _wrong(store: Store, path: Path, stem: Stem, deep: bool) -> str:
-    if not path.is_file():
-        return "the stem is missing"
+def _wrong(store: Store, stem: Stem) -> str:
+    """What is wrong with the bytes of a stem."""
     try:
-        if deep and not store.stems.verify(stem):
-            return "not the bytes that were written; remove it"
+        return "" if store.stems.verify(stem) else "not the bytes that were written; remove it"
     except OSError as error:
         return f"cannot be read ({error.strerror}); see to the disk, or remove it"
-    return ""
 
 
 def _state(store: Store, episode_id: int, run_id: int) -> str | None:

@@ -1,20 +1,36 @@
 """Database URLs, connections, and what to say when the database does not answer."""
 
+import logging
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from bgm_pipeline.errors import StoreError
 
+log = logging.getLogger(__name__)
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
 BUSY_TIMEOUT_S = 60
 """How long a writer waits for another one of the same SQLite file."""
 
+PATIENCE_S = 60.0
+"""How long a server that was there and is gone is waited for: it may only be restarting."""
+
 _CONNECT_TIMEOUT_S = 10
+_SILENCE_TIMEOUT_S = 60
+"""A server that answers no packet for so long is gone: a cable does not say that it was pulled."""
+_PASSING = {"40001", "40P01", "53300", "57P01", "57P02", "57P03"}
+"""SQLSTATEs of what passes: a deadlock, too many connections, a server that stops or starts."""
+
 _CACHE_KIB = 65_536
 """Pages that a connection keeps at most: all runs of a year fit, which SQLite's own 2 MB do not hold."""
 
@@ -66,7 +82,14 @@ def make_engine(database_url: str) -> Engine:
     """
     url = parse_url(database_url)
     if not is_sqlite(url):
-        options = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "bgm"}
+        options = {
+            "application_name": "bgm",
+            "connect_timeout": _CONNECT_TIMEOUT_S,
+            "keepalives_idle": _SILENCE_TIMEOUT_S // 2,
+            "keepalives_interval": _SILENCE_TIMEOUT_S // 6,
+            "keepalives_count": 3,
+            "tcp_user_timeout": _SILENCE_TIMEOUT_S * 1000,
+        }
         return create_engine(url, pool_pre_ping=True, connect_args=options)
     folder = Path(url.database or "").absolute().parent
     try:
@@ -98,17 +121,52 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
+class UnreachableError(StoreError):
+    """A PostgreSQL server is not there right now, or broke a transaction off; trying again may help."""
+
+
 @contextmanager
 def explained(url: URL) -> Iterator[None]:
     """Turn what a driver says of an unreachable, locked, full or foreign database into one line."""
     try:
         yield
     except DBAPIError as error:
-        if not isinstance(error, OperationalError) and not isinstance(error.orig, sqlite3.DatabaseError):
+        is_lost = not is_sqlite(url) and _is_lost(error)
+        is_of_the_database = isinstance(error, OperationalError) or isinstance(
+            error.orig, sqlite3.DatabaseError
+        )
+        if not is_lost and not is_of_the_database:
             raise
         if isinstance(error.orig, sqlite3.IntegrityError | sqlite3.ProgrammingError):
             raise
         lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
         said = lines[0].replace(str(url.password), "***") if url.password else lines[0]
         cure = _SQLITE_CURE if is_sqlite(url) else _POSTGRESQL_CURE
-        raise StoreError(f"{describe(url)}: {said}; {cure}") from None
+        kind = UnreachableError if is_lost else StoreError
+        raise kind(f"{describe(url)}: {said}; {cure}") from None
+
+
+def _is_lost(error: DBAPIError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return error.connection_invalidated or isinstance(error, OperationalError)
+    return str(state) in _PASSING or str(state).startswith("08")
+
+
+def outlasting_restarts(work: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Makes a function that can be run twice wait for a server that is gone, and run again, for a minute."""
+
+    @wraps(work)
+    def patient(*arguments: Given.args, **named: Given.kwargs) -> Result:
+        deadline, pause_s = time.monotonic() + PATIENCE_S, 0.25
+        while True:
+            try:
+                return work(*arguments, **named)
+            except UnreachableError as error:
+                if time.monotonic() + pause_s > deadline:
+                    raise
+                log.warning("%s; tried again in %g s", error, pause_s)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 5.0)
+
+    return patient

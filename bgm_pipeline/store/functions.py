@@ -1,10 +1,13 @@
 """SQL functions that SQLite and PostgreSQL spell differently."""
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
+
+from bgm_pipeline.store.orm import UtcDateTime
 
 
 class ElapsedMs(GenericFunction[int]):
@@ -25,3 +28,21 @@ def _elapsed_sqlite(element: ElapsedMs, compiler: Any, **options: Any) -> str:
 def _elapsed_postgresql(element: ElapsedMs, compiler: Any, **options: Any) -> str:
     later, earlier = (compiler.process(clause, **options) for clause in element.clauses)
     return f"CAST(round(extract(epoch from {later} - {earlier}) * 1000) AS BIGINT)"
+
+
+class Clock(GenericFunction[datetime]):
+    """This moment, by the database's clock: the one clock that all processes share."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+    name = "clock"
+
+
+@compiles(Clock, "sqlite")
+def _clock_sqlite(element: Clock, compiler: Any, **options: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+@compiles(Clock, "postgresql")
+def _clock_postgresql(element: Clock, compiler: Any, **options: Any) -> str:
+    return "clock_timestamp()"

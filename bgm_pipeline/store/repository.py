@@ -4,12 +4,15 @@ One transaction ends a run; before it nothing of the run is visible, after it ev
 part of a transaction, so it is the rows that say which files belong: a run's row is there before its
 first file, and a folder whose run is neither done nor in progress is swept away by whoever next touches
 the episode. A process may therefore be killed anywhere.
+
+A PostgreSQL server may restart at any time: what writes waits for it, and is made so that it can be run
+again even where nobody knows whether its last try was committed.
 """
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +21,18 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from bgm_pipeline.errors import StoreError
-from bgm_pipeline.store.connection import explained
-from bgm_pipeline.store.lease import Heartbeat, is_alive, this_process
+from bgm_pipeline.store import lease
+from bgm_pipeline.store.connection import explained, outlasting_restarts
+from bgm_pipeline.store.functions import Clock
+from bgm_pipeline.store.lease import Heartbeat, runs_in_progress
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, StemRow
-from bgm_pipeline.store.rows import event_rows, plain_text, run_values, segment_rows, stem_rows
+from bgm_pipeline.store.rows import event_rows, new_run, plain_text, run_values, segment_rows, stem_rows
 from bgm_pipeline.store.stems import StemStore
 from bgm_pipeline.types import Episode, RunIdentity, RunResult
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted: its process ended without a word; run the episode again"
-
-_live_here: set[tuple[str, int]] = set()
-"""Runs that this process is at work on, by database and number."""
 
 
 class EpisodeBusyError(StoreError):
@@ -43,11 +45,12 @@ class Store:
     def __init__(self, engine: Engine, stems: StemStore) -> None:
         self.engine = engine
         self.stems = stems
-        self._heartbeats: dict[int, Heartbeat] = {}
+        self._at_work: dict[int, tuple[int, Heartbeat]] = {}
+        """Runs that were started here and have not ended, each with its episode."""
 
     def close(self) -> None:
         """Close the connections; a run that was started here and not ended has failed."""
-        for run_id in list(self._heartbeats):
+        for run_id in list(self._at_work):
             try:
                 self.fail_run(run_id, "given up: the program ended before the run did")
             except StoreError as error:
@@ -72,6 +75,7 @@ class Store:
         with explained(self.engine.url), Session(self.engine) as session, session.begin():
             yield session
 
+    @outlasting_restarts
     def register_episode(self, episode: Episode, source_sha256: str, size_bytes: int) -> int:
         """The number of an episode, which is new if no file with these bytes was seen before.
 
@@ -88,7 +92,7 @@ class Store:
         same_bytes = EpisodeRow.source_sha256 == source_sha256
         with self.writing() as session:
             if session.scalar(select(EpisodeRow.id).where(same_bytes)) is None:
-                new = {"channel": "", "title": "", "registered_at": datetime.now(UTC), **values}
+                new = {"channel": "", "title": "", "registered_at": Clock(), **values}
                 with suppress(IntegrityError), session.begin_nested():
                     session.execute(insert(EpisodeRow).values(source_sha256=source_sha256, **new))
             episode_id = session.execute(
@@ -97,10 +101,14 @@ class Store:
         self._sweep(episode_id)
         return episode_id
 
+    @outlasting_restarts
     def find_done_run(self, episode_id: int, identity: RunIdentity) -> int | None:
         """The run that has the results of this identity already, with every stem that it kept.
 
         Whoever lost a stem file finds none here, and so makes the results anew.
+
+        Raises:
+            StoreError: the database or the stem store cannot be read.
         """
         with self.reading() as connection:
             run = connection.execute(
@@ -111,10 +119,13 @@ class Store:
             if run is None:
                 return None
             keys = connection.scalars(select(StemRow.key).where(StemRow.run_id == run.id)).all()
-        if len(keys) != run.stem_count or not all(self.stems.path(key).is_file() for key in keys):
+        if len(keys) != run.stem_count:
+            return None
+        if keys and not set(keys) <= set(self.stems.keys_in(self.stems.run_folder(episode_id, run.id))):
             return None
         return int(run.id)
 
+    @outlasting_restarts
     def make_current(self, episode_id: int, run_id: int) -> bool:
         """Let queries show a run that is done, as if it were the newest; False if it is there no more."""
         with self.writing() as session:
@@ -128,6 +139,7 @@ class Store:
                 _make_current(session, run_id, episode_id)
         return is_current is not None
 
+    @outlasting_restarts
     def start_run(self, episode_id: int, identity: RunIdentity, flow_run_url: str | None = None) -> int:
         """Begin an attempt at an episode; an earlier one whose process has died is marked as failed.
 
@@ -137,30 +149,44 @@ class Store:
         Raises:
             EpisodeBusyError: a process that lives is at work on the episode.
         """
-        now = datetime.now(UTC)
-        with self.writing() as session:
-            found = session.scalar(select(EpisodeRow.id).where(EpisodeRow.id == episode_id).with_for_update())
-            if found is None:
-                raise StoreError(f"there is no episode {episode_id}; bgm episodes lists them")
-            earlier = session.scalar(
-                select(RunRow).where(RunRow.episode_id == episode_id, RunRow.state == "running")
-            )
-            if earlier is not None:
-                if self.is_live(earlier.id, earlier.owner, earlier.heartbeat_at):
-                    raise EpisodeBusyError(
-                        f"episode {episode_id} is being processed (run {earlier.id}, {earlier.owner}, since "
-                        f"{earlier.started_at:%Y-%m-%d %H:%M} UTC); wait for it, or end that process"
-                    )
-                _fail(earlier, INTERRUPTED)
+        with ExitStack() as undo:
+            with self.writing() as session:
+                found = session.scalar(
+                    select(EpisodeRow.id).where(EpisodeRow.id == episode_id).with_for_update()
+                )
+                if found is None:
+                    raise StoreError(f"there is no episode {episode_id}; bgm episodes lists them")
+                self._end_earlier(session, episode_id)
+                run = new_run(episode_id, identity, flow_run_url)
+                session.add(run)
                 session.flush()
-            run = _new_run(episode_id, identity, now, flow_run_url)
-            session.add(run)
-            session.flush()
-            run_id = run.id
-            _live_here.add((self.stems.namespace, run_id))
-        self._heartbeats[run_id] = Heartbeat(lambda: self._beat(run_id))
+                run_id = run.id
+                lease.take(self.stems.namespace, run_id)
+                undo.callback(lease.drop, self.stems.namespace, run_id)
+            undo.pop_all()
+        self._at_work[run_id] = episode_id, Heartbeat(lambda: self._beat(run_id))
         self._sweep(episode_id)
         return run_id
+
+    def _end_earlier(self, session: Session, episode_id: int) -> None:
+        """Make room for a new run of an episode that is locked."""
+        for earlier, is_live in runs_in_progress(session, self.stems.namespace, episode_id):
+            if is_live:
+                raise EpisodeBusyError(
+                    f"episode {episode_id} is being processed (run {earlier.id}, {earlier.owner}, since "
+                    f"{earlier.started_at:%Y-%m-%d %H:%M} UTC); wait for it, or end that process"
+                )
+            _fail(earlier, INTERRUPTED)
+        session.flush()
+
+    def confirm_run(self, run_id: int) -> None:
+        """Look whether the last sign of life still found the run in progress; no database is asked.
+
+        Raises:
+            StoreError: another process took the run over, since this one seemed to be dead.
+        """
+        if self._at_work[run_id][1].is_lost:
+            raise _not_in_progress(run_id)
 
     def finish_run(self, run_id: int, result: RunResult) -> None:
         """Make all results of a run visible, in one transaction, in place of those of an equal run.
@@ -171,8 +197,17 @@ class Store:
         Raises:
             StoreError: the run is not in progress (any more).
         """
+        self._write_results(run_id, result)
+        self._release(run_id)
+
+    @outlasting_restarts
+    def _write_results(self, run_id: int, result: RunResult) -> None:
         with self.writing() as session:
-            run = self._running(session, run_id)
+            run = self._locked(session, run_id)
+            if run is not None and run.state == "done":
+                return  # The answer to an earlier try was lost; nobody else finishes this run.
+            if run is None or run.state != "running":
+                raise _not_in_progress(run_id)
             session.execute(
                 delete(RunRow).where(
                     RunRow.episode_id == run.episode_id,
@@ -190,26 +225,28 @@ class Store:
                 if rows:
                     session.execute(insert(table), rows)
             run.state = "done"
-            run.finished_at = datetime.now(UTC)
+            _set_finished(run)
             for column, value in run_values(result, segments, events).items():
                 setattr(run, column, value)
-            episode_id = run.episode_id
             session.flush()
-            _drop_replaced(session, episode_id)
-        self._release(run_id)
-        self._sweep(episode_id)
+            _drop_replaced(session, run.episode_id)
 
     def fail_run(self, run_id: int, reason: str) -> None:
         """End a run that came to nothing, and remove its files; earlier results stay as they are."""
         try:
-            with self.writing() as session:
-                run = self._running(session, run_id)
-                _fail(run, plain_text(reason))
-                episode_id = run.episode_id
+            self._write_failure(run_id, plain_text(reason))
         finally:
             self._release(run_id)
-        self._sweep(episode_id)
 
+    @outlasting_restarts
+    def _write_failure(self, run_id: int, reason: str) -> None:
+        with self.writing() as session:
+            run = self._locked(session, run_id)
+            if run is None or run.state != "running":
+                raise _not_in_progress(run_id)
+            _fail(run, reason)
+
+    @outlasting_restarts
     def fail_unread(
         self, path: Path, identity_of: Callable[[str], RunIdentity], reason: str, flow_run_url: str | None
     ) -> None:
@@ -226,8 +263,7 @@ class Store:
                 .limit(1)
             ).one_or_none()
             if episode is not None:
-                now = datetime.now(UTC)
-                run = _new_run(episode.id, identity_of(episode.source_sha256), now, flow_run_url)
+                run = new_run(episode.id, identity_of(episode.source_sha256), flow_run_url)
                 _fail(run, plain_text(reason))
                 session.add(run)
 
@@ -269,48 +305,51 @@ class Store:
         """End a run that turned out not to be needed, as if it had never been started."""
         try:
             with self.writing() as session:
-                session.delete(self._running(session, run_id))
+                run = self._locked(session, run_id)
+                if run is not None and run.state == "running":
+                    session.delete(run)
         finally:
             self._release(run_id)
 
-    def is_live(self, run_id: int, owner: str, heartbeat_at: datetime) -> bool:
-        """Whether some process, this one included, is at work on a run in progress."""
-        if owner == this_process():
-            return (self.stems.namespace, run_id) in _live_here
-        return is_alive(owner, heartbeat_at, datetime.now(UTC))
+    def interrupted_runs(self) -> list[tuple[int, int, str]]:
+        """Runs whose process has died: number, number of the episode, and the process."""
+        engine = self.engine.execution_options(reading=True)
+        with explained(engine.url), Session(engine) as session:
+            found = runs_in_progress(session, self.stems.namespace, lock=False)
+            return [(run.id, run.episode_id, run.owner) for run, is_live in found if not is_live]
 
     def fail_interrupted_runs(self) -> None:
         """Mark every run whose process has died as failed."""
         with self.writing() as session:
-            for run in session.scalars(select(RunRow).where(RunRow.state == "running").with_for_update()):
-                if not self.is_live(run.id, run.owner, run.heartbeat_at):
+            for run, is_live in runs_in_progress(session, self.stems.namespace):
+                if not is_live:
                     _fail(run, INTERRUPTED)
 
     @staticmethod
-    def _running(session: Session, run_id: int) -> RunRow:
-        """A run in progress; its episode is locked first, as everywhere, so that nobody waits in a circle."""
+    def _locked(session: Session, run_id: int) -> RunRow | None:
+        """A run, for writing; its episode is locked first, as everywhere, so that no circle waits."""
         episode_of_run = select(RunRow.episode_id).where(RunRow.id == run_id).scalar_subquery()
         session.execute(select(EpisodeRow.id).where(EpisodeRow.id == episode_of_run).with_for_update())
-        run = session.get(RunRow, run_id, with_for_update=True)
-        if run is None or run.state != "running":
-            raise StoreError(
-                f"run {run_id} is not in progress; another process took its episode over, or ended it"
-            )
-        return run
+        return session.get(RunRow, run_id, with_for_update=True)
 
-    def _beat(self, run_id: int) -> None:
+    def _beat(self, run_id: int) -> bool:
+        """Write a sign of life; False if the run is not in progress any more."""
         with self.writing() as session:
-            session.execute(
+            beaten = session.execute(
                 update(RunRow)
                 .where(RunRow.id == run_id, RunRow.state == "running")
-                .values(heartbeat_at=datetime.now(UTC))
+                .values(heartbeat_at=Clock())
+                .returning(RunRow.id)
             )
+            return beaten.one_or_none() is not None
 
     def _release(self, run_id: int) -> None:
-        _live_here.discard((self.stems.namespace, run_id))
-        heartbeat = self._heartbeats.pop(run_id, None)
-        if heartbeat is not None:
+        """Stop the signs of life of a run that has ended, and clear away what its episode needs no more."""
+        lease.drop(self.stems.namespace, run_id)
+        if run_id in self._at_work:
+            episode_id, heartbeat = self._at_work.pop(run_id)
             heartbeat.stop()
+            self._sweep(episode_id)
 
     def _sweep(self, episode_id: int) -> None:
         """Remove the files of runs that are neither done nor in progress, as far as that can be done now.
@@ -331,21 +370,8 @@ class Store:
             log.warning("%s; run: bgm store check --remove", error)
 
 
-def _new_run(episode_id: int, identity: RunIdentity, now: datetime, flow_run_url: str | None) -> RunRow:
-    return RunRow(
-        episode_id=episode_id,
-        state="running",
-        source_sha256=identity.source_sha256,
-        model=identity.model,
-        model_sha256=identity.model_sha256,
-        settings_sha256=identity.settings_sha256,
-        code_version=identity.code_version,
-        settings=identity.settings,
-        owner=this_process(),
-        flow_run_url=flow_run_url,
-        started_at=now,
-        heartbeat_at=now,
-    )
+def _not_in_progress(run_id: int) -> StoreError:
+    return StoreError(f"run {run_id} is not in progress; another process took its episode over, or ended it")
 
 
 def _same(identity: RunIdentity | RunRow) -> tuple[Any, ...]:
@@ -379,4 +405,8 @@ def _drop_replaced(session: Session, episode_id: int) -> None:
 def _fail(run: RunRow, reason: str) -> None:
     run.state = "failed"
     run.reason = reason
-    run.finished_at = datetime.now(UTC)
+    _set_finished(run)
+
+
+def _set_finished(run: RunRow) -> None:
+    run.finished_at = Clock()

@@ -1,4 +1,4 @@
-"""A run's result as rows of the tables: samples become milliseconds.
+"""A run and its result as rows of the tables: samples become milliseconds.
 
 Probabilities are kept to 4 digits and levels to 2, so that results do not differ where only the order of
 a sum did.
@@ -6,11 +6,32 @@ a sum did.
 
 from typing import Any
 
+from bgm_pipeline.store.functions import Clock
+from bgm_pipeline.store.lease import this_process
+from bgm_pipeline.store.orm import RunRow
 from bgm_pipeline.timebase import samples_to_ms
-from bgm_pipeline.types import RunResult
+from bgm_pipeline.types import RunIdentity, RunResult
 
 Row = dict[str, Any]
 """Values by the names of their columns."""
+
+
+def new_run(episode_id: int, identity: RunIdentity, flow_run_url: str | None) -> RunRow:
+    """A run of this process that begins now."""
+    return RunRow(
+        episode_id=episode_id,
+        state="running",
+        source_sha256=identity.source_sha256,
+        model=identity.model,
+        model_sha256=identity.model_sha256,
+        settings_sha256=identity.settings_sha256,
+        code_version=identity.code_version,
+        settings=identity.settings,
+        owner=this_process(),
+        flow_run_url=flow_run_url,
+        started_at=Clock(),
+        heartbeat_at=Clock(),
+    )
 
 
 def segment_rows(run_id: int, result: RunResult) -> list[Row]:

@@ -8,6 +8,7 @@ from bgm_pipeline.store.orm import StoreRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.schema import prepare_schema, upgrade_schema
 from bgm_pipeline.store.stems import StemStore
+from bgm_pipeline.store.storage import open_storage
 
 
 def open_store(settings: Settings) -> Store:
@@ -19,11 +20,12 @@ def open_store(settings: Settings) -> Store:
     Raises:
         StoreError: the database cannot be reached or used. The message holds no password.
     """
+    storage = open_storage(settings.resolved_stem_store)
     engine = make_engine(settings.resolved_database_url)
     prepare_schema(engine)
     with explained(engine.url), engine.connect().execution_options(reading=True) as connection:
         namespace = connection.execute(select(StoreRow.namespace)).scalar_one()
-    return Store(engine, StemStore(settings.stem_store_path, namespace))
+    return Store(engine, StemStore(storage, namespace))
 
 
 def upgrade_database(settings: Settings) -> None:

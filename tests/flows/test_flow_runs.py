@@ -156,12 +156,12 @@ def test_a_fault_of_the_moment_is_tried_again(
     """The stem store is out of reach until the first attempt has failed."""
 
     def mend(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-        config.stem_store_path.unlink()
+        Path(config.resolved_stem_store).unlink()
         return episode.is_of_the_moment(task, run, state)
 
     mended = episode.process.with_options(retry_delay_seconds=0, retry_condition_fn=mend)
     monkeypatch.setattr(episode, "process", mended)
-    config.stem_store_path.write_text("in the way")
+    Path(config.resolved_stem_store).write_text("in the way")
     state = process_episode_flow(str(record(inbox / "a.wav")), return_state=True)
     assert state.is_completed()
     assert query.episodes(store)["state"].tolist() == ["done"]

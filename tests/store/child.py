@@ -1,18 +1,25 @@
 """What processes of their own do with a store, until they are killed where it is told."""
 
+import json
 import os
 import signal
 import sys
+import time
+from collections import deque
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from bgm_pipeline.errors import StoreError
 from bgm_pipeline.settings import Settings
+from bgm_pipeline.store import lease
 from bgm_pipeline.store.repository import EpisodeBusyError
 from bgm_pipeline.store.session import open_store
-from store.samples import add_episode, add_programme, add_run, identity, make_result, write_stems
+from bgm_pipeline.types import Episode
+from store.samples import add_episode, add_programme, add_run, identity, make_result, music, write_stems
 
 LEVELS = (1.0, None, -4.0)
 
@@ -57,3 +64,48 @@ def write_many(settings: Settings, name: str, count: int) -> None:
             add_programme(store, f"{name}-{number}.ts", LEVELS)
             with suppress(EpisodeBusyError):
                 add_run(store, add_episode(store, "shared.ts"), identity("shared.ts"), LEVELS)
+
+
+def finish_late(settings: Settings, folder: Path) -> None:
+    """One run of the episode a.ts that goes on when `folder` has a file "go"; writes what became of it."""
+    with open_store(settings) as store:
+        episode_id = add_episode(store, "a.ts")
+        run_id = store.start_run(episode_id, identity("a.ts"))
+        writer = store.stems.begin(episode_id, run_id)
+        write_stems(writer, LEVELS)
+        (folder / "begun").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.01)
+        try:
+            writer.write(7, music(7))
+            store.finish_run(run_id, make_result(writer, LEVELS))
+            told = "finished"
+        except StoreError as error:
+            told = str(error)
+            with suppress(StoreError):
+                store.fail_run(run_id, told)
+        (folder / "told").write_text(told)
+
+
+def work_through(
+    settings: Settings, machine: str, paths: list[Path], folder: Path, environment: dict[str, str]
+) -> None:
+    """What a worker on a machine of its own does: process all files; writes which ones it did itself."""
+    from bgm_pipeline.pipeline import Networks, process_episode  # noqa: PLC0415 - brings torch
+
+    os.environ.update(environment)
+    folder.mkdir()
+    os.chdir(folder)
+    lease._machine = lambda: machine
+    networks, did, left = Networks(settings), list[str](), deque(paths)
+    with open_store(settings) as store:
+        while left:
+            path = left.popleft()
+            try:
+                done = process_episode(Episode(path), store, networks, settings)
+            except EpisodeBusyError:
+                left.append(path)
+                time.sleep(0.02)
+                continue
+            did += [path.name] if done.is_new else []
+    (folder / "did.json").write_text(json.dumps(did))

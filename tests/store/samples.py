@@ -12,7 +12,8 @@ from sqlalchemy import select
 
 from bgm_pipeline.store.orm import EventRow, RunRow, SegmentRow, StemRow
 from bgm_pipeline.store.repository import Store
-from bgm_pipeline.store.stems import StemWriter
+from bgm_pipeline.store.stems import StemStore, StemWriter
+from bgm_pipeline.store.storage import FolderStorage
 from bgm_pipeline.timebase import SEGMENT_SAMPLES
 from bgm_pipeline.types import (
     AudioSelection,
@@ -27,6 +28,8 @@ from bgm_pipeline.types import (
 )
 
 ON_AIR = datetime(2026, 3, 31, 20, 15, tzinfo=UTC)
+everywhere = pytest.mark.parametrize("store_settings", ["sqlite", "postgresql", "bucket"], indirect=True)
+"""For tests to which it may make a difference that the stems lie in a bucket."""
 on_sqlite = pytest.mark.parametrize("store_settings", ["sqlite"], indirect=True)
 """For tests to which the database makes no difference."""
 
@@ -150,10 +153,23 @@ def rows(store: Store, episode_id: int) -> list[tuple[Any, ...]]:
         ]
 
 
-def files(store: Store) -> set[str]:
+def folder_of(stems: StemStore) -> Path:
+    """The folder that a stem store keeps its files in."""
+    assert isinstance(stems.storage, FolderStorage)
+    return stems.storage.root
+
+
+def file_of(stems: StemStore, key: str) -> Path:
+    return folder_of(stems).joinpath(*key.split("/"))
+
+
+def files(store: Store, folder: str = "") -> set[str]:
     """Every file in the stem store, by its key."""
-    root = store.stems.root
-    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    found: set[str] = set()
+    for entry in store.stems.storage.entries(folder):
+        key = f"{folder}/{entry.name}".removeprefix("/")
+        found |= files(store, key) if entry.is_folder else {key}
+    return found
 
 
 def keys(store: Store) -> set[str]:

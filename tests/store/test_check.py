@@ -12,7 +12,18 @@ from bgm_pipeline.store.lease import this_process
 from bgm_pipeline.store.orm import RunRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
-from store.samples import add_episode, add_programme, add_run, files, identity, keys, music, on_sqlite
+from store.samples import (
+    add_episode,
+    add_programme,
+    add_run,
+    file_of,
+    files,
+    folder_of,
+    identity,
+    keys,
+    music,
+    on_sqlite,
+)
 
 LEVELS = (-3.0, None, 2.0)
 
@@ -21,7 +32,7 @@ LEVELS = (-3.0, None, 2.0)
 def own_folder(store: Store) -> Path:
     """The folder of a database that holds one good episode, number 1, of run number 1."""
     add_programme(store, "a.ts", LEVELS)
-    return store.stems.root / store.stems.namespace
+    return folder_of(store.stems) / store.stems.namespace
 
 
 def subjects(store: Store, deep: bool = False) -> set[str]:
@@ -90,7 +101,7 @@ def test_files_of_a_run_in_progress_are_never_touched(store: Store, own_folder: 
     episode_id = add_episode(store, "b.ts")
     run_id = store.start_run(episode_id, identity("b.ts"))
     stem = store.stems.begin(episode_id, run_id).write(0, music(0))
-    half_written = store.stems.path(stem.key).with_suffix(".tmp")
+    half_written = file_of(store.stems, stem.key).with_suffix(".tmp")
     half_written.write_bytes(b"half")
 
     assert list(check_store(store, deep=True)) == []
@@ -111,7 +122,7 @@ def test_a_run_whose_process_died_is_found_and_cleared_away(store: Store, own_fo
     assert subjects(store) == {f"run {run_id} of episode {episode_id}"}
 
     removed = list(remove_leftovers(store))
-    assert [path.name for path in removed] == [str(run_id)]
+    assert [Path(path).name for path in removed] == [str(run_id)]
     assert list(check_store(store, deep=True)) == []
     assert files(store) == keys(store)
 
@@ -158,7 +169,9 @@ def test_another_stem_store_is_told_at_once_and_not_as_many_lost_files(
 def test_two_databases_share_a_stem_store_and_leave_each_other_alone(
     store: Store, own_folder: Path, tmp_path: Path
 ) -> None:
-    neighbours = Settings(data_dir=tmp_path / "other", database_url="", stem_store=str(store.stems.root))
+    neighbours = Settings(
+        data_dir=tmp_path / "other", database_url="", stem_store=str(folder_of(store.stems))
+    )
     with open_store(neighbours) as other:
         add_programme(other, "b.ts", LEVELS)
         assert list(remove_leftovers(other)) == []
@@ -168,7 +181,8 @@ def test_two_databases_share_a_stem_store_and_leave_each_other_alone(
 
 
 def test_a_folder_that_cannot_be_listed_is_a_clear_error(store: Store) -> None:
-    store.stems.root.parent.mkdir(parents=True, exist_ok=True)
-    store.stems.root.write_text("a file where the stem store should be")
+    root = folder_of(store.stems)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    root.write_text("a file where the stem store should be")
     with pytest.raises(StoreError, match="the stem store cannot be listed: Not a directory"):
         list(check_store(store))

@@ -45,7 +45,7 @@ def in_place(
 ) -> Path:
     """A folder to work in, with the environment of the filled store."""
     monkeypatch.setenv("BGM_DATABASE_URL", store_settings.resolved_database_url)
-    monkeypatch.setenv("BGM_STEM_STORE", str(store_settings.stem_store_path))
+    monkeypatch.setenv("BGM_STEM_STORE", store_settings.resolved_stem_store)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -30,7 +30,7 @@ POINTS = (
 
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["alembic.command", "bgm_pipeline.store.session", "psycopg", "soundfile"])
+PROCESSES.set_forkserver_preload(["alembic.command", "bgm_pipeline.pipeline", "psycopg", "s3fs"])
 
 
 def start(work: Callable[..., None], *arguments: Any) -> ForkServerProcess:

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from bgm_pipeline import query
 from bgm_pipeline.errors import StoreError
 from bgm_pipeline.settings import Settings
-from bgm_pipeline.store.lease import LEASE, is_alive, this_process
+from bgm_pipeline.store.lease import LEASE_MS, is_alive, this_process
 from bgm_pipeline.store.orm import EpisodeRow, RunRow
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
 from bgm_pipeline.store.session import open_store
@@ -18,7 +18,9 @@ from store.samples import (
     ON_AIR,
     add_episode,
     add_run,
+    everywhere,
     files,
+    folder_of,
     identity,
     keys,
     make_result,
@@ -162,7 +164,7 @@ def test_files_that_cannot_be_cleared_away_now_do_not_hide_how_a_run_ended(
     episode_id = add_episode(store, "a.ts")
     run_id = store.start_run(episode_id, identity("a.ts"))
     writer = store.stems.begin(episode_id, run_id)
-    folder = store.stems.root / store.stems.namespace / "0000"
+    folder = folder_of(store.stems) / store.stems.namespace / "0000"
     folder.mkdir(parents=True)
     (folder / str(episode_id)).write_text("a file where a folder should be")
     if end == "done":
@@ -177,10 +179,11 @@ def test_results_whose_stem_was_lost_are_made_anew(store: Store) -> None:
     episode_id = add_episode(store, "a.ts")
     run_id = add_run(store, episode_id, identity("a.ts"), LEVELS)
     assert store.find_done_run(episode_id, identity("a.ts")) == run_id
-    store.stems.path(min(keys(store))).unlink()
+    store.stems.storage.remove(min(keys(store)))
     assert store.find_done_run(episode_id, identity("a.ts")) is None
 
 
+@everywhere
 def test_a_failed_run_leaves_earlier_results_and_no_files(store: Store) -> None:
     episode_id = add_episode(store, "a.ts")
     add_run(store, episode_id, identity("a.ts", "old"), LEVELS)
@@ -204,6 +207,7 @@ def test_an_episode_at_work_is_busy_for_everyone_else(store: Store) -> None:
     assert store.start_run(episode_id, identity("a.ts")) > run_id
 
 
+@everywhere
 def test_a_run_of_a_dead_process_is_taken_over(store: Store) -> None:
     episode_id = add_episode(store, "a.ts")
     dead = store.start_run(episode_id, identity("a.ts"))
@@ -221,12 +225,13 @@ def test_a_run_of_a_dead_process_is_taken_over(store: Store) -> None:
 
 
 def test_signs_of_life() -> None:
-    now = datetime.now(UTC)
     machine, _, number = this_process().rpartition(" ")
-    assert is_alive(f"{machine} {number}", now, now)
-    assert not is_alive(f"{machine} 4194303", now, now), "nobody here has that number"
-    assert is_alive("elsewhere pid:[1] 4194303", now, now), "nobody here can know"
-    assert not is_alive("elsewhere pid:[1] 1", now - LEASE - timedelta(seconds=1), now)
+    assert is_alive(f"{machine} {number}", 0)
+    assert not is_alive(f"{machine} 4194303", 0), "nobody here has that number"
+    assert is_alive("elsewhere pid:[1] 4194303", 0), "nobody here can know"
+    assert is_alive("elsewhere pid:[1] 1", -1_000), "the database's clock was set back by a little"
+    assert not is_alive("elsewhere pid:[1] 1", LEASE_MS + 1)
+    assert not is_alive("elsewhere pid:[1] 1", -86_400_000), "by a day: nobody is waited for until tomorrow"
 
 
 def test_a_program_that_ends_gives_its_runs_up(store_settings: Settings, store: Store) -> None:

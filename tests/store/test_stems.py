@@ -11,15 +11,16 @@ from bgm_pipeline.errors import InputError, StoreError
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.span import stem_span
 from bgm_pipeline.store.stems import StemStore
+from bgm_pipeline.store.storage import FolderStorage
 from bgm_pipeline.timebase import SEGMENT_SAMPLES, ms_to_samples
-from store.samples import add_episode, add_programme, add_run, identity, music, on_sqlite
+from store.samples import add_episode, add_programme, add_run, file_of, folder_of, identity, music, on_sqlite
 
 LEVELS = (-3.0, 1.0, None, None, 2.0)
 
 
 @pytest.fixture
 def stems(tmp_path: Path) -> StemStore:
-    return StemStore(tmp_path / "stems", "0123abcd")
+    return StemStore(FolderStorage(tmp_path / "stems"), "0123abcd")
 
 
 def whole_programme() -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -33,8 +34,9 @@ def test_a_stem_is_a_flac_file_with_the_samples_that_were_given(stems: StemStore
     stem = writer.write(3, music(3, 40_000))
     assert writer.commit() == (stem,)
 
-    path = stems.root / "0123abcd" / "0001" / "1234" / "7" / "000003.flac"
-    assert stems.path(stem.key) == path
+    path = folder_of(stems) / "0123abcd" / "0001" / "1234" / "7" / "000003.flac"
+    assert stem.key == "0123abcd/0001/1234/7/000003.flac"
+    assert stems.shown(stem.key) == str(path)
     found, rate = soundfile.read(path, dtype="float32")
     assert (rate, soundfile.info(path).format) == (16_000, "FLAC")
     assert np.array_equal(found, music(3, 40_000))
@@ -63,12 +65,12 @@ def test_what_is_no_sound_is_not_written(stems: StemStore) -> None:
     writer = stems.begin(1, 1)
     with pytest.raises(StoreError, match=r"000000\.flac: not written: .* finite"):
         writer.write(0, np.array([0, np.nan], np.float32))
-    assert list(stems.root.rglob("*.flac")) == []
+    assert list(folder_of(stems).rglob("*.flac")) == []
 
 
 def test_a_stem_that_cannot_be_written_is_one_clear_error(stems: StemStore) -> None:
-    stems.root.mkdir()
-    (stems.root / "0123abcd").write_text("a file where a folder should be")
+    folder_of(stems).mkdir()
+    (folder_of(stems) / "0123abcd").write_text("a file where a folder should be")
     with pytest.raises(StoreError, match=r"000000\.flac: the stem cannot be written: Not a directory"):
         stems.begin(1, 1).write(0, music(0))
 
@@ -79,13 +81,13 @@ def test_a_discarded_stem_is_gone(stems: StemStore) -> None:
     writer.discard(1)
     writer.discard(5)
     assert writer.commit() == (kept,)
-    assert not stems.path(dropped.key).exists()
+    assert not file_of(stems, dropped.key).exists()
 
 
 def test_beginning_again_removes_what_the_run_left(stems: StemStore) -> None:
     left = stems.begin(1, 1).write(0, music(0))
     stems.begin(1, 1)
-    assert not stems.path(left.key).exists()
+    assert not file_of(stems, left.key).exists()
 
 
 @on_sqlite
@@ -154,8 +156,10 @@ def test_names_that_are_not_utf8_can_be_written_and_read(store: Store, tmp_path:
     span.save(folder / "\udcfe.wav")
     (saved,) = folder.iterdir()
     assert saved.name == "\udcfe.wav"
-    moved = store.stems.root.rename(folder / "stems")
-    assert np.array_equal(StemStore(moved, store.stems.namespace).read(span.found[0]), music(0))
+    moved = folder_of(store.stems).rename(folder / "stems")
+    assert np.array_equal(
+        StemStore(FolderStorage(moved), store.stems.namespace).read(span.found[0]), music(0)
+    )
 
 
 def test_an_episode_without_a_good_run_has_no_stems(store: Store) -> None:
@@ -166,7 +170,7 @@ def test_an_episode_without_a_good_run_has_no_stems(store: Store) -> None:
 def test_a_lost_stem_and_one_of_another_length_are_clear_errors(store: Store, tmp_path: Path) -> None:
     episode_id = add_programme(store, "a.ts", LEVELS)
     span = stem_span(store, episode_id, 0, 24_000)
-    first, second = (store.stems.path(stem.key) for stem in span.found.values())
+    first, second = (file_of(store.stems, stem.key) for stem in span.found.values())
     soundfile.write(second, music(1, 100), 16_000)
     with pytest.raises(StoreError, match=r"000001\.flac: not the stem that the database describes"):
         span.samples()
