@@ -17,7 +17,7 @@ def test_a_store_that_agrees_is_green_and_one_that_does_not_is_red(
 ) -> None:
     process_episode_flow(str(record(inbox / "a.wav")))
     assert store_check_flow(return_state=True).is_completed()
-    stray = store.stems.root / store.stems.namespace / "stray"
+    stray = Path(store.stems.shown(f"{store.stems.namespace}/stray"))
     stray.write_text("left over")
     state = store_check_flow(return_state=True)
     assert state.is_failed()
@@ -31,7 +31,7 @@ def test_retention_drops_what_others_took_the_place_of(
 ) -> None:
     path = str(record(inbox / "a.wav"))
     process_episode_flow(path)
-    process_episode_flow(path, changes={"detection": {"onset": 0.7}})
+    process_episode_flow(path, changes={"detection": {"onset": 0.8}})
     assert "0 old runs" in str(retention_flow(return_state=True).message)
     monkeypatch.setenv("BGM_NIGHT__OLD_RUNS_KEPT_DAYS", "0")
     assert "1 old runs" in str(retention_flow(return_state=True).message)
