@@ -113,7 +113,7 @@ def test_what_is_made_anew_stands_beside_the_old_until_that_is_dropped(house: Ho
     ]
     with open_store(house.settings) as store, store.reading() as connection:
         settings = select(RunRow.settings).where(RunRow.episode_id == old["episode_id"]).order_by(RunRow.id)
-        assert [row["detection"]["onset"] for row in connection.scalars(settings)] == [0.6, 0.75]
+        assert [row["detection"]["onset"] for row in connection.scalars(settings)] == [0.7, 0.75]
     assert len(stems(house)[path.name]) == 2
 
     assert house.bgm("store", "drop-old", "--days", "0") == f"dropped run {old['run_id']}\n"

@@ -24,13 +24,8 @@ PARIS = Settings(night=NightSettings(time_zone="Europe/Paris"))
 
 @pytest.fixture
 def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
-    """A client; what was registered with it is gone after the test."""
     with get_client(sync_client=True) as opened:
         yield opened
-        for deployment in opened.read_deployments():
-            opened.delete_deployment(deployment.id)
-        for automation in opened.read_automations():
-            opened.delete_automation(automation.id)
 
 
 def test_the_yaml_says_what_the_code_says() -> None:

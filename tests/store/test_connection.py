@@ -97,7 +97,7 @@ def test_a_data_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         ("BGM_THREADS", "many", "BGM_THREADS: Input should be a valid integer"),
         ("BGM_KEEP", "some", "BGM_KEEP: Input should be 'music' or 'all'"),
         ("BGM_DETECTION__ONSET", "3", "BGM_DETECTION__ONSET: Input should be less than or equal to 1"),
-        ("BGM_DETECTION__OFFSET", "0.9", "BGM_DETECTION: offset: 0.9 is above onset 0.6"),
+        ("BGM_DETECTION__OFFSET", "0.9", "BGM_DETECTION: offset: 0.9 is above onset 0.7"),
         ("BGM_DETECTION", "abc", "BGM_DETECTION: neither JSON nor a value of its own"),
     ],
 )
