@@ -24,7 +24,9 @@ def stems(house: House) -> dict[str, list[str]]:
     with open_store(house.settings) as store:
         assert list(check_store(store, deep=True)) == []
         with store.reading() as connection:
-            kept = select(RunRow.episode_id, StemRow.sha256).join_from(RunRow, StemRow)
+            kept = select(RunRow.episode_id, StemRow.sha256).join_from(
+                RunRow, StemRow, StemRow.run_id == RunRow.id
+            )
             rows = connection.execute(kept).all()
         names = query.episodes(store).set_index("episode_id")["path"].map(lambda path: Path(path).name)
     found: dict[str, list[str]] = {}
