@@ -63,15 +63,15 @@ def trained_detector(corpus: Corpus, split: str, path: Path) -> Path:
     """Weights of a detector that learned these very sounds in some seconds, and nothing else."""
     torch.manual_seed(0)
     module = registry.get("music_detector").build()
-    optimiser = torch.optim.AdamW(module.parameters(), 5e-3)
+    optimiser = torch.optim.AdamW(module.parameters(), 3e-3)
     for layer in module.modules():
         if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             layer.momentum = 0.4
     made = compose(corpus, split, "ordinary", 120, 1)
-    mixture = torch.from_numpy(made.mixture).reshape(-1, 1, RATE)
+    mixture = torch.from_numpy(made.mixture).reshape(-1, 1, 4 * RATE)
     playing = torch.from_numpy(made.playing).reshape(len(mixture), -1)
-    for step in range(30):
-        chosen = slice(step % 24, None, 24)
+    for step in range(90):
+        chosen = slice(step % 6, None, 6)
         batch = mixture[chosen]
         logits = module(batch * normalising_gain(batch))
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, playing[chosen])
