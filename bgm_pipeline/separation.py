@@ -35,7 +35,7 @@ class Separator:
 
     Args:
         loaded: the network and its weights.
-        settings: device, threads, batch size and what counts as silence are taken from here.
+        settings: device, threads, and how separation is done are taken from here.
     """
 
     def __init__(self, loaded: registry.LoadedNetwork, settings: Settings) -> None:
@@ -49,6 +49,7 @@ class Separator:
         self.module = loaded.module.to(self.device).to(memory_format=torch.channels_last)
         self.estimator = MusicEstimator(loaded.network.domain).to(self.device)
         self.batch_size = settings.separation.batch_size or (1 if self.device.type == "cpu" else 8)
+        self.mask_exponent = settings.separation.mask_exponent
         self.silence = 10 ** (settings.separation.silence_db / 20)
 
     def separate(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Samples]]:
@@ -79,4 +80,6 @@ class Separator:
         """Music estimates of equally long chunks, ``(chunk, sample)``."""
         mixture = torch.from_numpy(np.stack([c.samples for c in chunks]))[:, None].to(self.device)
         estimate = self.estimator(self.module, mixture)
+        if self.mask_exponent != 1:
+            estimate = self.estimator.softened(estimate, mixture, self.mask_exponent)
         return np.asarray(estimate[:, 0].cpu().numpy())

@@ -36,6 +36,9 @@ class SeparationSettings(BaseModel):
         0, ge=0, description="chunks in one call of the network; 0: 8 on a GPU, 1 on a CPU"
     )
     silence_db: float = Field(-90.0, description="a chunk below this peak level is silence and costs nothing")
+    mask_exponent: float = Field(
+        1.0, gt=0, le=2, description="below 1: more of the mixture is left in where the network is in doubt"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -141,7 +144,7 @@ class Settings(BaseSettings):
             include={
                 "keep": True,
                 "media": {"min_gap_s"},
-                "separation": {"context_s", "crossfade_s", "silence_db"},
+                "separation": {"context_s", "crossfade_s", "silence_db", "mask_exponent"},
                 "detection": True,
             },
         )

@@ -51,6 +51,13 @@ def test_the_level_is_that_of_the_input(level: float) -> None:
     assert np.allclose(music, 0.5 * chunk.samples, atol=1e-5 * level)
 
 
+def test_an_exponent_of_the_settings_softens_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BGM_SEPARATION__MASK_EXPONENT", "2")
+    samples = noise(12)
+    [(chunk, music)] = separator()[0].separate(chunks_of(samples))
+    assert np.allclose(music, 0.25 * chunk.samples, atol=1e-4)
+
+
 def test_a_whole_programme_comes_back_without_seam_or_shift() -> None:
     samples = noise(30.3)
     estimates = (EstimatedChunk(*pair, samples[:0]) for pair in separator()[0].separate(chunks_of(samples)))

@@ -63,7 +63,8 @@ class Bench:
             InputError: a file of measurements is something else, or the split lacks music or speech.
         """
         excerpt(self.tests, 0, 0)
-        files = {system.label: _MeasurementFile(self.folder, system, self.tests) for system in systems}
+        exponent = self.settings.separation.mask_exponent
+        files = {one.label: _MeasurementFile(self.folder, one, self.tests, exponent) for one in systems}
         missing = {system: files[system.label].missing() for system in systems}
         total, done = sum(map(len, missing.values())), 0
         if total:
@@ -146,9 +147,10 @@ def _workers(processes: int) -> Iterator[_Each]:
 class _MeasurementFile:
     """``LABEL.csv``: rows of `Measurement`, and in the first column what was measured."""
 
-    def __init__(self, folder: Path, system: System, tests: TestSet) -> None:
+    def __init__(self, folder: Path, system: System, tests: TestSet, mask_exponent: float) -> None:
         self.path = folder / f"{system.label.replace('/', '_')}.csv"
-        self.of = f"{system.sha256[:12]} {tests.identity()}"
+        softened = f" ^{mask_exponent:g}" if system.model and mask_exponent != 1 else ""
+        self.of = f"{system.sha256[:12]} {tests.identity()}{softened}"
         self.count = tests.count
         self.rows = {(row.level_db, row.number): row for row in self._read()}
         if not self.rows:

@@ -115,8 +115,8 @@ every network): {speakers} sources of speech over {own} tracks of music, which n
 Levels are of the music to the speech, dB, both where they sound. Every single figure is in `separation/`; ±
 is the 95 % interval of the mean (Student's t over the mixtures; it says nothing of other music or voices).
 
-**The data are not the paper's**, and the networks have heard less: see the hours below. The paper tested on
-1,823 mixtures of pop songs and broadcast speech, after 90 epochs of 6 h.
+{_softened(settings)}**The data are not the paper's**, and the networks have heard less: see the hours below.
+The paper tested on 1,823 mixtures of pop songs and broadcast speech, after 90 epochs of 6 h.
 
 ## Table 2
 
@@ -135,13 +135,7 @@ SI-SDR, dB:
 
 ![](separation.png)
 
-## Differences
-
-SDR of the network in the row less that of the network in the column, dB, mean over the same mixtures.
-
-{_differences(comparison)}
-
-## Identification
+{_differences(comparison)}## Identification
 
 What separation is for: audfprint2 ({HASHES_A_SECOND:g} hashes a second) looks for each excerpt in a
 catalogue of {tracks} tracks, the {own} of this split among them. Right: its first answer names the track, and
@@ -278,8 +272,18 @@ def cost_table(comparison: Comparison, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["network", *columns])
 
 
+def _softened(settings: Settings) -> str:
+    exponent = settings.separation.mask_exponent
+    return "" if exponent == 1 else f"Masks were raised to the power of {exponent:g} (`mask_exponent`).\n\n"
+
+
 def _differences(comparison: Comparison) -> str:
-    networks, parts = comparison.networks, []
+    """A section; nothing where there is but one network."""
+    networks = comparison.networks
+    if len(networks) < 2:
+        return ""
+    said = "SDR of the row's network less that of the column's, dB, mean over the same mixtures."
+    parts = ["## Differences", said]
     for level_db in PAPER_LEVELS_DB:
         rows = [
             (
@@ -290,8 +294,7 @@ def _differences(comparison: Comparison) -> str:
         ]
         table = pd.DataFrame(rows, columns=[f"at {level_db} dB", *(b.label for b in networks)])
         parts.append(markdown(table))
-    parts += _disagreements(comparison)
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_disagreements(comparison), ""])
 
 
 def _disagreements(comparison: Comparison) -> list[str]:

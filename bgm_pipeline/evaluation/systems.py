@@ -64,7 +64,7 @@ def separate(system: System, excerpt: Excerpt, settings: Settings) -> Samples:
     if system.model:
         context = s_to_samples(settings.separation.context_s)
         chunk = next(cut_chunks([Block(0, excerpt.mixture)], context))
-        _, padded = next(_separator(system.model, settings.device, settings.threads).separate([chunk]))
+        _, padded = next(_separator(system.model, settings.model_dump_json()).separate([chunk]))
         return padded[context : context + SEGMENT_SAMPLES]
     baselines = {MIXTURE: excerpt.mixture, MUSIC: excerpt.music}
     return ratio_mask(excerpt) if system.label == ORACLE else baselines[system.label]
@@ -82,5 +82,5 @@ def ratio_mask(excerpt: Excerpt) -> Samples:
 
 
 @cache
-def _separator(model: str, device: str, threads: int) -> Separator:
-    return Separator(registry.load(model), Settings(device=device, threads=threads))
+def _separator(model: str, settings: str) -> Separator:
+    return Separator(registry.load(model), Settings.model_validate_json(settings))

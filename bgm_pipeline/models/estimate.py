@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from bgm_pipeline.transforms import Stft, normalising_gain
 
+_TINY = 1e-9
+
 Domain = Literal["magnitude", "spectrum", "waveform"]
 """What a separation network takes and gives, always at the level that `normalising_gain` sets:
 
@@ -45,3 +47,20 @@ class MusicEstimator(nn.Module):
         spectrum = self.stft(levelled)  # (batch, 1, freq, frame)
         spectrum = network(spectrum) if self.domain == "spectrum" else network(spectrum.abs()) * spectrum
         return self.stft.inverse(spectrum, mixture.shape[-1]) / gain
+
+    def softened(self, estimate: Tensor, mixture: Tensor, exponent: float) -> Tensor:
+        """The mixture times a power of the estimate's share of it in every bin.
+
+        An exponent below 1 lets more of the mixture through where the network is in doubt, which keeps the
+        music's spectral peaks; 1 gives the estimate with the mixture's phase.
+
+        Args:
+            estimate, mixture: ``(batch, 1, sample)``.
+            exponent: of the share, which is held to 0..1.
+
+        Returns:
+            ``(batch, 1, sample)``.
+        """
+        spectrum = self.stft(mixture)  # (batch, 1, freq, frame)
+        share = self.stft(estimate).abs() / spectrum.abs().clamp_min(_TINY)
+        return self.stft.inverse(spectrum * share.clamp(0, 1) ** exponent, mixture.shape[-1])

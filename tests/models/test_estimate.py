@@ -45,3 +45,12 @@ def test_a_network_gets_its_domain_at_one_level(domain: Domain) -> None:
 def test_silence_stays_silence(domain: Domain) -> None:
     estimate = MusicEstimator(domain)(Half(domain), torch.zeros(1, 1, 1_000))
     assert torch.equal(estimate, torch.zeros(1, 1, 1_000))
+
+
+@pytest.mark.parametrize(("exponent", "left"), [(1.0, 0.25), (0.5, 0.5), (2.0, 0.0625)])
+def test_an_exponent_below_1_leaves_more_of_the_mixture_in(exponent: float, left: float) -> None:
+    mixture = torch.randn(2, 1, 5_000, generator=torch.manual_seed(1))
+    softened = MusicEstimator("magnitude").softened(0.25 * mixture, mixture, exponent)
+    assert torch.allclose(softened, left * mixture, atol=1e-4)
+    silence = torch.zeros(1, 1, 1_000)
+    assert torch.equal(MusicEstimator("magnitude").softened(silence, silence, exponent), silence)
