@@ -184,7 +184,7 @@ def retain(grown: Grown, server: Server) -> Grown:
     left.append(("flow runs deleted, as `retention` does it", *server.sizes_mb()))
     server.stop()
     server.start(
-        PREFECT_SERVER_EVENTS_RETENTION_PERIOD="1",
+        PREFECT_SERVER_EVENTS_RETENTION_PERIOD="PT1S",
         PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED="events,flow_runs",
         PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS="5",
         PREFECT_SERVER_SERVICES_DB_VACUUM_ORPHAN_CLEANUP_LOOP_SECONDS="5",
