@@ -84,6 +84,8 @@ def make_engine(database_url: str) -> Engine:
     if not is_sqlite(url):
         options = {
             "application_name": "bgm",
+            # Without it a database made without an encoding (SQL_ASCII) gives bytes for text.
+            "client_encoding": "utf8",
             "connect_timeout": _CONNECT_TIMEOUT_S,
             "keepalives_idle": _SILENCE_TIMEOUT_S // 2,
             "keepalives_interval": _SILENCE_TIMEOUT_S // 6,

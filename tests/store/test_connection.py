@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, make_url, text
 
 from bgm_pipeline import query
 from bgm_pipeline.errors import InputError, StoreError
@@ -55,6 +55,23 @@ def test_the_old_spelling_of_a_url_opens_the_database(pg_url: str, tmp_path: Pat
     with open_store(settings) as store:
         add_programme(store, "a.ts", (1.0,))
         assert len(query.events(store)) == 1
+
+
+def test_a_postgresql_database_without_an_encoding_holds_all_text(pg_url: str, tmp_path: Path) -> None:
+    """As initdb makes them where no locale is set."""
+    url = make_url(pg_url).set(drivername="postgresql+psycopg")
+    ascii_url = url.set(database=f"{url.database}_ascii")
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        options = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        connection.execute(text(f"CREATE DATABASE {ascii_url.database} {options}"))
+    engine.dispose()
+    address = ascii_url.render_as_string(hide_password=False)
+    settings = Settings(data_dir=tmp_path, database_url=address, stem_store="")
+    upgrade_database(settings)
+    with open_store(settings) as store:
+        add_programme(store, "a.ts", (1.0,), title="Grüße 放送")
+        assert query.events(store, title="放送")["title"].tolist() == ["Grüße 放送"]
 
 
 @on_sqlite
