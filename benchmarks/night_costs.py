@@ -125,10 +125,10 @@ def one_episode(plan: Plan, bare: tuple[Bare, ...], first: Night) -> Iterator[st
         f"| a worker | {first.peak_mb['worker']:.0f} |",
         f"| the Prefect server, in the night | {first.peak_mb['server']:.0f} |",
         "",
-        "| kept of an episode, MB | |",
+        "| kept of an episode, kB | |",
         "|---|---|",
-        *(f"| rows in {one.database} | {one.database_mb:.3f} |" for one in bare),
-        f"| stems ({bare[0].music_share:.0%} of it is music) | {bare[0].stems_mb:.2f} |",
+        *(f"| rows in {one.database} | {one.database_mb * 1000:.1f} |" for one in bare),
+        f"| stems ({bare[0].music_share:.0%} of it is music) | {bare[0].stems_mb * 1000:.0f} |",
         "",
     )
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from typing import Any, ParamSpec, TypeVar
 
+import psutil
 from night_server import PREFECT, Server, Watch, stop, wait_until
 
 P = ParamSpec("P")
@@ -246,7 +248,7 @@ def _process_bare(folder: Path, name: str, database_url: str, programmes: Sequen
         process_episode(Episode(programmes[0]), store, networks, settings)
         size = _database_bytes(store.engine)
         began = time.perf_counter()
-        with _timed_database(store.engine) as database_s:
+        with _timed_database(store.engine) as database_s, _watched_ffmpeg() as ffmpeg_mb:
             for programme in programmes[1:]:
                 process_episode(Episode(programme), store, networks, settings)
         wall_s = time.perf_counter() - began
@@ -270,12 +272,36 @@ def _process_bare(folder: Path, name: str, database_url: str, programmes: Sequen
         name,
         wall_s / count,
         seconds,
-        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000,
+        ffmpeg_mb[0],
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         size / count / 1e6,
         stems / len(programmes) / 1e6,
         float(episodes["music_share"].mean()),
     )
+
+
+@contextmanager
+def _watched_ffmpeg() -> Iterator[list[float]]:
+    """The most resident memory that an ffmpeg of this process had, MB.
+
+    Not from `getrusage`, which counts what a child was before it became ffmpeg: a copy of this process.
+    """
+    peak_mb, stopped = [0.0], Event()
+
+    def watch() -> None:
+        while not stopped.wait(0.02):
+            for child in psutil.Process().children():
+                try:
+                    if child.name() == "ffmpeg":
+                        peak_mb[0] = max(peak_mb[0], child.memory_info().rss / 1e6)
+                except psutil.NoSuchProcess:
+                    continue
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+    yield peak_mb
+    stopped.set()
+    thread.join()
 
 
 @contextmanager
