@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import and_, func, select
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import Session, aliased
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.store.orm import EpisodeRow, RunRow
@@ -40,7 +40,7 @@ def newest_attempts(store: Store, episode_ids: Sequence[int]) -> list[Attempt]:
         .outerjoin(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.id == newest_id))
         .where(EpisodeRow.id.in_(episode_ids))
     )
-    with store.writing() as session:
+    with store.reading() as connection, Session(connection) as session:
         found = {episode.id: _attempt(episode, run) for episode, run in session.execute(query)}
     if unknown := [str(number) for number in episode_ids if number not in found]:
         raise InputError(f"there is no episode {', '.join(unknown)}; bgm episodes lists them")
