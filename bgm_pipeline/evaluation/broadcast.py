@@ -20,8 +20,8 @@ from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, s_to_samples
 from bgm_pipeline.training.clips import PEAK_LIMIT
 from bgm_pipeline.training.corpus import Corpus
 from bgm_pipeline.training.mixing import (
+    AS_RECORDED,
     Mixer,
-    MixingSettings,
     active_rms,
     duck,
     playing,
@@ -182,7 +182,7 @@ class _Studio:
     """The recordings of a split, and how a part is made of them."""
 
     def __init__(self, corpus: Corpus, split: str) -> None:
-        settings = MixingSettings(equalised=0.25, other_speed=0, reverberant=0)
+        settings = replace(AS_RECORDED, equalised=0.25)
         self.all = Mixer(corpus, split, settings)
         self._split = (corpus, split, settings)
 

@@ -1,7 +1,7 @@
 """Test mixtures: somebody speaks over music, and all is known of it."""
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.timebase import SEGMENT_SAMPLES, s_to_samples
 from bgm_pipeline.training.corpus import Corpus, load_corpus
-from bgm_pipeline.training.mixing import Mixer, MixingSettings, active_rms
+from bgm_pipeline.training.mixing import AS_RECORDED, Mixer, active_rms
 from bgm_pipeline.types import Samples
 
 LEVELS_DB = (0, -10, -20, -30)
@@ -88,5 +88,4 @@ def _corpus(folder: Path) -> Corpus:
 @cache
 def _mixer(folder: Path, split: str) -> Mixer:
     """Draws recordings and leaves them as they are."""
-    as_they_are = MixingSettings(**{field.name: 0.0 for field in fields(MixingSettings)})
-    return Mixer(_corpus(folder), split, as_they_are)
+    return Mixer(_corpus(folder), split, AS_RECORDED)

@@ -6,7 +6,7 @@ would have seen, and two networks can be shown the same ones.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property
 
 import numpy as np
@@ -57,6 +57,11 @@ class MixingSettings:
     codec: float = 0.08
     cuts: float = 0.0
     """A hard cut from one such mixture to another, at another level."""
+
+
+AS_RECORDED = MixingSettings(**{field.name: 0.0 for field in fields(MixingSettings)})
+"""Speech over music and nothing besides: what programmes and test mixtures start from, so that what trainings
+do to recordings never reaches them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Mixtures sound like the air, and come back the same from the same seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from bgm_pipeline.timebase import SAMPLE_RATE
 from bgm_pipeline.training.codecs import CODECS, through_codec
 from bgm_pipeline.training.corpus import Clip, Corpus
 from bgm_pipeline.training.mixing import (
+    AS_RECORDED,
     Mixer,
-    MixingSettings,
     MixtureDataset,
     active_rms,
     at_speed,
@@ -25,20 +26,6 @@ from bgm_pipeline.training.mixing import (
 from bgm_pipeline.types import Samples
 
 LENGTH = 4 * SAMPLE_RATE
-NOTHING_ELSE = {
-    "music_alone": 0.0,
-    "speech_alone": 0.0,
-    "neither": 0.0,
-    "music_starts_or_stops": 0.0,
-    "ducked": 0.0,
-    "equalised": 0.0,
-    "other_speed": 0.0,
-    "reverberant": 0.0,
-    "hum": 0.0,
-    "other_sounds": 0.0,
-    "noise": 0.0,
-    "codec": 0.0,
-}
 
 
 def tone(hz: float, seconds: float = 4.0, level: float = 0.1) -> Samples:
@@ -61,7 +48,7 @@ def corpus(tmp_path: Path) -> Corpus:
 
 
 def mixer(corpus: Corpus, **chances: float) -> Mixer:
-    return Mixer(corpus, "train", MixingSettings(**{**NOTHING_ELSE, **chances}))
+    return Mixer(corpus, "train", replace(AS_RECORDED, **chances))
 
 
 def test_the_same_index_gives_the_same_mixture_and_another_one_another(corpus: Corpus) -> None:
