@@ -17,7 +17,7 @@ BUILD_TOOLS := hatchling editables setuptools
 EXTRAS := '.[dev]'
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: demo test lint audit bench faults lock ffmpeg systemd chromium clean
+.PHONY: demo test lint audit bench faults lock ffmpeg systemd chromium postgresql clean
 
 demo: $(INSTALLED) ffmpeg
 	@# Package lists are missing from a fresh container; without root, bgm says what to do.
@@ -39,7 +39,7 @@ bench: $(INSTALLED) ffmpeg
 	$(BIN)/python benchmarks/store_queries.py --rows 500000
 	$(BIN)/python benchmarks/memory.py --long-s 1800
 
-faults: $(INSTALLED) ffmpeg
+faults: $(INSTALLED) ffmpeg postgresql
 	$(BIN)/python benchmarks/faults.py --report reports/faults.md
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -72,6 +72,10 @@ chromium:
 	@$(call from_debian,chromium,chromium); \
 	command -v chromium >/dev/null || \
 	  { echo 'chromium is missing; install it (apt install chromium), then run make test again' >&2; exit 1; }
+
+# Prefect's server, with several workers, needs one with its extension pg_trgm.
+postgresql:
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { $(call from_debian,postgres,postgresql); }
 
 lock:
 	rm -rf build/lock

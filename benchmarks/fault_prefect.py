@@ -31,9 +31,16 @@ class PrefectSite:
     """A site whose episodes are flow runs."""
 
     def __init__(
-        self, folder: Path, postgres: Postgres, detector: Path, chance: random.Random, episodes: int
+        self,
+        folder: Path,
+        postgres: Postgres,
+        server_url: str,
+        detector: Path,
+        chance: random.Random,
+        episodes: int,
     ) -> None:
         self.postgres = postgres
+        self._server_url = server_url.replace("postgresql://", "postgresql+asyncpg://")
         self.site = Site(folder, postgres.new_database("prefect"), detector)
         self.chance = chance
         self.episodes = episodes
@@ -46,7 +53,11 @@ class PrefectSite:
 
     def up(self) -> None:
         """Start server, deployments and workers; returns when they are ready."""
-        environment = {"BGM_NIGHT__TAKE_UPS": "20", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        environment = {
+            "BGM_NIGHT__TAKE_UPS": "20",
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": self._server_url,
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        }
         self._process = self.site.start(
             "up", "--port", self._port, "--workers", str(WORKERS), environment=environment
         )

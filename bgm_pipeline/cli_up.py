@@ -126,13 +126,12 @@ def rerun(
     with open_store(settings) as store:
         numbers = episodes or []
         if not episodes:
-            frame = query.episodes(store, state="failed")
-            if since is not None:
-                moment = query.parse_moment(since)
-                if not isinstance(moment, datetime):
-                    moment = datetime.combine(moment, time(), query.local_zone())
-                frame = frame[frame["started_at"] >= moment]
-            numbers = frame["episode_id"].tolist()
+            day = query.parse_moment(since) if since else None
+            if day is None or isinstance(day, datetime):
+                moment = day
+            else:
+                moment = datetime.combine(day, time(), query.local_zone())
+            numbers = query.episodes(store, state="failed", tried_since=moment)["episode_id"].tolist()
         _tell(run_again(store, settings, url, numbers))
 
 

@@ -56,8 +56,7 @@ def morning_of(store: Store, since: datetime) -> Morning:
     Raises:
         StoreError: the database cannot be read.
     """
-    frame = query.episodes(store)
-    rows = frame[(frame["started_at"] >= since) | (frame["state"] == "new")].to_dict("records")
+    rows = query.episodes(store, tried_since=since).to_dict("records")
     states = Counter(row["state"] for row in rows)
     return Morning(
         since,

@@ -7,6 +7,7 @@ out, or none, hold nothing back:
 - ``since``, ``until``: what was on air at some moment from `since` to before `until`; a date means its
   midnight as `since`, and the end of that day as `until`. Needs the episode's air time to be known
 - ``state``: of the episode's newest run: "new" (no run yet), "running", "done" or "failed"
+- ``tried_since``: the newest run began at that moment or later, or there was none yet
 - ``music``: with music, or without; ``episode_id``: one episode; ``limit``: so many rows at most
 - ``min_probability``: least `music_probability`, 0..1
 - ``min_music_to_speech_db``, ``max_music_to_speech_db``: at least, at most so loud against the speech, dB
@@ -79,6 +80,7 @@ class EpisodeFilters(TypedDict, total=False):
     since: date | datetime | None
     until: date | datetime | None
     state: str | None
+    tried_since: datetime | None
     music: bool | None
     episode_id: int | None
     limit: int | None
@@ -264,17 +266,20 @@ def _episode_conditions(
         ]
     if until is not None:
         conditions.append(EpisodeRow.air_start < until)
-    return conditions + _state_conditions(filters.get("state"))
+    return conditions + _newest_run_conditions(filters.get("state"), filters.get("tried_since"))
 
 
-def _state_conditions(state: str | None) -> list[ColumnElement[bool]]:
-    if state is None:
-        return []
+def _newest_run_conditions(state: str | None, tried_since: datetime | None) -> list[ColumnElement[bool]]:
     run, later = aliased(RunRow), aliased(RunRow)
-    if state == "new":
-        return [~select(run.id).where(run.episode_id == EpisodeRow.id).exists()]
+    is_new = ~select(run.id).where(run.episode_id == EpisodeRow.id).exists()
     newer = select(later.id).where(later.episode_id == run.episode_id, later.id > run.id).exists()
-    return [EpisodeRow.id.in_(select(run.episode_id).where(run.state == state, ~newer))]
+    newest = select(run.episode_id).where(~newer)
+    conditions: list[ColumnElement[bool]] = []
+    if state is not None:
+        conditions.append(is_new if state == "new" else EpisodeRow.id.in_(newest.where(run.state == state)))
+    if tried_since is not None:
+        conditions.append(or_(is_new, EpisodeRow.id.in_(newest.where(run.started_at >= tried_since))))
+    return conditions
 
 
 def _span_query(

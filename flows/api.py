@@ -1,6 +1,8 @@
 """The little that `bgm up` itself asks of a Prefect server, without Prefect, which is slow to import."""
 
 from base64 import b64encode
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -10,7 +12,10 @@ from flows import names
 WORKER_ENDED = "its worker ended"
 """Message of the state that flow runs get whose worker is gone."""
 
-_AT_WORK = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+NO_SIGN_OF_LIFE_S = 5 * names.HEARTBEAT_S
+"""So long a flow run may be silent; longer than the automation's patience, which comes first."""
+
+_AT_WORK = ("PENDING", "RUNNING", "CANCELLING")
 _PAGE = 200
 
 
@@ -48,13 +53,52 @@ class Api:
     def bury_runs_of(self, worker: str) -> bool:
         """Call all flow runs Crashed that a worker which is gone was at work on; False where that failed."""
         try:
-            for run in self._ask("/flow_runs/filter", {"flow_runs": _AT_WORK, "limit": _PAGE}):
+            for run in self._flow_runs(*_AT_WORK):
                 if run["labels"].get("prefect.worker.name") == worker:
-                    crashed = {"type": "CRASHED", "message": WORKER_ENDED}
-                    self._ask(f"/flow_runs/{run['id']}/set_state", {"state": crashed, "force": True})
+                    self._bury(run, WORKER_ENDED)
         except httpx.HTTPError:
             return False
         return True
+
+    def bury_silent_runs(self) -> None:
+        """Call flow runs Crashed that have given no sign of life for long.
+
+        Raises:
+            httpx.HTTPError: the server does not answer.
+        """
+        since = datetime.now(UTC) - timedelta(seconds=NO_SIGN_OF_LIFE_S)
+        for run in self._flow_runs("RUNNING", "CANCELLING", before=since):
+            sign = {
+                "occurred": {"since": since.isoformat()},
+                "event": {"name": ["prefect.flow-run.heartbeat"]},
+                "resource": {"id": [f"prefect.flow-run.{run['id']}"]},
+            }
+            if not self._ask("/events/filter", {"filter": sign, "limit": 1})["events"]:
+                self._bury(run, f"no sign of life for {NO_SIGN_OF_LIFE_S} s")
+
+    def has_crashed_runs(self, age_s: float) -> bool:
+        """Whether a flow run is Crashed, and has been for so long.
+
+        Raises:
+            httpx.HTTPError: the server does not answer.
+        """
+        before = datetime.now(UTC) - timedelta(seconds=age_s)
+        return any(run["deployment_id"] for run in self._flow_runs("CRASHED", before=before))
+
+    def _flow_runs(self, *states: str, before: datetime | None = None) -> Iterator[dict[str, Any]]:
+        """Our flow runs that are in one of these states, and have been since before a moment."""
+        wanted = {
+            "flows": {"name": {"any_": list(names.FLOWS)}},
+            "flow_runs": {"state": {"type": {"any_": states}}},
+            "limit": _PAGE,
+        }
+        for run in self._ask("/flow_runs/filter", wanted):
+            if before is None or datetime.fromisoformat(run["state"]["timestamp"]) < before:
+                yield run
+
+    def _bury(self, run: dict[str, Any], why: str) -> None:
+        state = {"state": {"type": "CRASHED", "message": why}, "force": True}
+        self._ask(f"/flow_runs/{run['id']}/set_state", state)
 
     def _ask(self, path: str, body: dict[str, Any]) -> Any:
         return self._client.post(path, json=body).raise_for_status().json()

@@ -1,6 +1,7 @@
 """What is done besides episodes: the store is checked, old runs are dropped, a report is made of the night,
 and runs whose process died are begun again."""
 
+import sys
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -144,3 +145,9 @@ def _delete_flow_runs(before: datetime) -> int:
                 client.delete_flow_run(run.id)
             count += len(runs)
     return count
+
+
+if __name__ == "__main__":
+    with get_client(sync_client=True) as started_by_bgm_up:
+        for line in take_up_all(started_by_bgm_up):
+            sys.stdout.write(f"{line}\n")

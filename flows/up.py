@@ -24,6 +24,7 @@ from bgm_pipeline.store.session import open_store
 from flows import names
 from flows.api import Api
 from flows.children import Child
+from flows.rescue import Rescue
 from flows.server import prefect_home, url_file
 from flows.tied import WORKING_FOLDER
 
@@ -90,6 +91,7 @@ def run_up(
     with _alone(home / "up.lock"), closing(api):
         _check_free(place)
         children: list[Child] = []
+        rescue = Rescue(api, environment, home / "logs")
         for number in _SIGNALS:
             signal.signal(number, _stop)
         try:
@@ -100,12 +102,14 @@ def run_up(
                 for child in children:
                     if (said := child.revive()) is not None:
                         say(said)
+                rescue.look(say)
                 time.sleep(_POLL_S)
         except StoppedError:
             say("stopping")
         finally:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
+            rescue.stop(STOP_S)
             for child in reversed(children):
                 child.end_children(STOP_S)
                 child.stop(STOP_S)

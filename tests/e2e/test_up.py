@@ -2,10 +2,15 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from nights import record
+
+from flows import api, rescue
 
 from .conftest import House, free_port, open_house, processes_of, wait_for
 
@@ -14,6 +19,21 @@ pytestmark = pytest.mark.timeout(600)
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@contextmanager
+def automations_off(house: House) -> Iterator[None]:
+    """As if the events were lost that they wait for."""
+    automations = house.ask("/automations/filter", {})
+
+    def switch(enabled: bool) -> None:
+        for one in automations:
+            url = f"{house.url}/api/automations/{one['id']}"
+            httpx.patch(url, json={"enabled": enabled}, timeout=30).raise_for_status()
+
+    switch(False)
+    yield
+    switch(True)
 
 
 def test_nights_are_scheduled(house: House) -> None:
@@ -39,6 +59,33 @@ def test_a_run_whose_worker_dies_is_taken_up_again_by_itself(house: House) -> No
     assert house.episodes()[path.name]["state"] == "done"
     assert not Path(f"/proc/{pid}").exists()
     assert "worker-1 ended (-9); it begins again" in house.said
+
+
+def test_a_dead_run_that_no_automation_saw_is_taken_up_all_the_same(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(house.inbox / "FUENF_2026-03-31_21-15-00_Unseen.wav", seed=5)
+    house.night()
+    run = house.wait_for_flow_run(path.name, "Completed")
+    monkeypatch.setattr(rescue, "EVERY_S", 0.0)
+    monkeypatch.setattr(rescue, "LEFT_TO_AUTOMATION_S", 0.0)
+    monkeypatch.setattr(api, "NO_SIGN_OF_LIFE_S", 1.0)
+    said: list[str] = []
+    environment = os.environ | house.environment | {"PREFECT_API_URL": f"{house.url}/api"}
+    with closing(api.Api(f"{house.url}/api", None)) as server:
+        watch = rescue.Rescue(server, environment, tmp_path)
+        try:
+            with automations_off(house):
+                running = {"state": {"type": "RUNNING"}, "force": True}  # as if its process died unseen
+                house.ask(f"/flow_runs/{run['id']}/set_state", running)
+                wait_for("it is not seen", lambda: watch.look(said.append) or said)
+                again = house.wait_for_flow_run(path.name, "Completed")
+        finally:
+            watch.stop(5)
+    assert "some flow runs have crashed" in said[0]
+    assert again["run_count"] == run["run_count"] + 2, "the run that died counts, too"
+    states = httpx.get(f"{house.url}/api/flow_run_states/?flow_run_id={run['id']}", timeout=30).json()
+    assert any("no sign of life" in (state["message"] or "") for state in states)
 
 
 def test_two_at_once_and_a_port_that_is_taken_are_one_line(house: House, tmp_path: Path) -> None:
