@@ -39,7 +39,7 @@ def up(
 ) -> None:
     """Starts Prefect's server, the deployments and a worker, and keeps them running until Ctrl-C."""
     from bgm_pipeline.settings import load_settings
-    from flows.up import AUTH, Place, run_up
+    from flows.up import AUTH, DATABASE_URLS, Place, run_up
 
     def say(line: str) -> None:
         typer.echo(f"bgm: {line}", err=True)
@@ -54,6 +54,8 @@ def up(
     place = Place(host, port)
     if not place.is_loopback and AUTH not in os.environ:
         say(f"{host} lets others in, who can then start programs here; set {AUTH}, see docs/nightly.md")
+    if workers > 1 and not DATABASE_URLS & os.environ.keys():
+        say("with several workers Prefect's server wants a PostgreSQL of its own, see docs/nightly.md")
     folder = inbox or settings.inbox.folder or settings.data_dir / "inbox"
     run_up(settings, place, folder, workers=workers, now=now or demo, say=say)
 

@@ -11,7 +11,7 @@ from prefect import Task, flow, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import INPUTS, RUN_ID, TASK_SOURCE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from prefect.tasks import exponential_backoff
 
 from bgm_pipeline import query
@@ -21,6 +21,7 @@ from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.nightly import NightReport, done_row
 from bgm_pipeline.pipeline import Networks, Processed, process_episode
 from bgm_pipeline.settings import Settings, load_settings
+from bgm_pipeline.store.repository import EpisodeBusyError
 from bgm_pipeline.store.session import open_store
 from bgm_pipeline.types import Episode
 from flows import names
@@ -131,6 +132,9 @@ def process_episode_flow(
         made = made_with(path, load_settings(**changes))
         done = process(path, channel, title, air_start, list(audio_streams), changes, made)
         return report(path, done)
+    except EpisodeBusyError as error:
+        # It lives, since it kept its lease through all retries: the episode's outcome is told there.
+        return Completed(message=f"left to another process: {error}")
     except BgmError as error:
         return Failed(message=str(error))
 

@@ -1,14 +1,23 @@
 """Sees to dead flow runs where Prefect's automations did not: events can be lost when its server is killed,
-or when its SQLite is busy."""
+or when its SQLite is busy.
 
+`bgm up` does so; where its parts are started otherwise, ``python -m flows.rescue`` does, for the server of
+PREFECT_API_URL.
+"""
+
+import os
+import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 
+from bgm_pipeline.settings import load_settings
 from flows.api import Api
 from flows.children import Child
+from flows.server import prefect_home, use_server
 
 EVERY_S = 60.0
 LEFT_TO_AUTOMATION_S = 60.0
@@ -44,3 +53,17 @@ class Rescue:
     def stop(self, seconds: float) -> None:
         """End what is under way."""
         self._child.stop(seconds)
+
+
+def main() -> None:
+    """Look until somebody ends it."""
+    settings = load_settings()
+    with closing(Api(use_server(settings), os.environ.get("PREFECT_API_AUTH_STRING"))) as api:
+        rescue = Rescue(api, dict(os.environ), prefect_home(settings) / "logs")
+        while True:
+            rescue.look(lambda line: print(line, file=sys.stderr, flush=True))
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,9 @@ STOP_S = 15.0
 AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 """Environment variable: `user:password` that the server asks for."""
 
+DATABASE_URLS = {"PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL"}
+"""Environment variables that name the server's database; without them it has a SQLite file."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.3
 

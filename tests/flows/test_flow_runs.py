@@ -25,6 +25,7 @@ from prefect.states import Scheduled
 
 from bgm_pipeline import query
 from bgm_pipeline.nightly import run_nightly
+from bgm_pipeline.pipeline import run_identity
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
@@ -226,3 +227,17 @@ def test_deployed_every_file_has_a_flow_run_of_its_own_that_can_be_retried(
     retried = run_here(failed.id)
     assert (retried.state_name, retried.run_count) == ("Completed", 2)
     assert query.episodes(store, title="bad")["state"].tolist() == ["done"]
+
+
+def test_an_episode_that_another_process_keeps_is_left_to_it(
+    inbox: Path, store: Store, config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(inbox / "a.wav")
+    process_episode_flow(str(path))
+    (held,) = query.episodes(store).to_dict("records")
+    other = run_identity("0" * 64, load_networks(config), config)
+    store.start_run(held["episode_id"], other)
+    monkeypatch.setattr(episode, "process", episode.process.with_options(retries=0))
+    state = process_episode_flow(str(path), changes={"detection": {"onset": 0.8}}, return_state=True)
+    assert state.is_completed()
+    assert f"episode {held['episode_id']} is being processed" in str(state.message)
