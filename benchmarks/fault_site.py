@@ -115,9 +115,10 @@ class Postgres:
         return next(self._server.pgdata.glob(".s.PGSQL.*[0-9]"))
 
     def kill(self) -> None:
-        """SIGKILL, as a machine that loses its power does it."""
-        pid = int((self._server.pgdata / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGKILL)
+        """SIGKILL, as a machine that loses its power does it; it is gone when this returns."""
+        postmaster = psutil.Process(int((self._server.pgdata / "postmaster.pid").read_text().split()[0]))
+        postmaster.kill()
+        postmaster.wait(30)
 
     def start(self) -> None:
         """Let it come back; what it did not write is replayed from its log."""
