@@ -8,6 +8,7 @@ import torch
 from bgm_pipeline.errors import ModelError
 from bgm_pipeline.memory import reuse_freed_memory
 from bgm_pipeline.models import registry
+from bgm_pipeline.models.engines import engine_for
 from bgm_pipeline.models.estimate import MusicEstimator
 from bgm_pipeline.segments import Chunk
 from bgm_pipeline.settings import Settings
@@ -45,10 +46,16 @@ class Separator:
             if settings.threads:
                 torch.set_num_threads(settings.threads)
         self.loaded = loaded
-        # Convolutions of few maps are faster with channels last.
-        self.module = loaded.module.to(self.device).to(memory_format=torch.channels_last)
+        self.engine = engine_for(
+            loaded,
+            self.device,
+            name=settings.engine,
+            threads=settings.threads,
+            batch_size=settings.separation.batch_size,
+            bfloat16=settings.separation.bfloat16,
+            cache=settings.cache_dir,
+        )
         self.estimator = MusicEstimator(loaded.network.domain).to(self.device)
-        self.batch_size = settings.separation.batch_size or (1 if self.device.type == "cpu" else 8)
         self.mask_exponent = settings.separation.mask_exponent
         self.silence = 10 ** (settings.separation.silence_db / 20)
 
@@ -65,10 +72,11 @@ class Separator:
                 yield chunk, np.zeros_like(chunk.samples) if estimate is None else estimate
 
     def _batches(self, chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
-        """Up to `batch_size` chunks of one length together; only the last chunk has another length."""
+        """As many chunks together as the engine wants, of one length: only the last has another."""
+        size = self.engine.batch_size
         batch: list[Chunk] = []
         for chunk in chunks:
-            if batch and (len(batch) == self.batch_size or len(chunk.samples) != len(batch[0].samples)):
+            if batch and (len(batch) == size or len(chunk.samples) != len(batch[0].samples)):
                 yield batch
                 batch = []
             batch.append(chunk)
@@ -79,7 +87,7 @@ class Separator:
     def _estimate(self, chunks: list[Chunk]) -> Samples:
         """Music estimates of equally long chunks, ``(chunk, sample)``."""
         mixture = torch.from_numpy(np.stack([c.samples for c in chunks]))[:, None].to(self.device)
-        estimate = self.estimator(self.module, mixture)
+        estimate = self.estimator(self.engine, mixture)
         if self.mask_exponent != 1:
             estimate = self.estimator.softened(estimate, mixture, self.mask_exponent)
         return np.asarray(estimate[:, 0].cpu().numpy())

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from platformdirs import user_data_path
+from platformdirs import user_cache_path, user_data_path
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -33,8 +33,9 @@ class SeparationSettings(BaseModel):
     context_s: float = Field(0.8, ge=0, description="what the network sees of each neighbour, seconds")
     crossfade_s: float = Field(0.2, ge=0, description="length of the cross-fade at a segment's border")
     batch_size: int = Field(
-        0, ge=0, description="chunks in one call of the network; 0: 8 on a GPU, 1 on a CPU"
+        0, ge=0, description="chunks in one call of PyTorch's network; 0: 8 on a GPU, 1 on a CPU"
     )
+    bfloat16: bool = Field(False, description="compute in bfloat16: faster where there is any, less exact")
     silence_db: float = Field(-90.0, description="a chunk below this peak level is silence and costs nothing")
     mask_exponent: float = Field(
         1.0, gt=0, le=2, description="below 1: more of the mixture is left in where the network is in doubt"
@@ -119,6 +120,12 @@ class Settings(BaseSettings):
         None, description="file that `bgm calibrate` wrote; empty: the one that ships"
     )
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1 ...")
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="what computes the separation network; auto: OpenVINO on a CPU, PyTorch on a GPU"
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: user_cache_path("bgm"), description="graphs that OpenVINO was given"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0: as many as there are cores")
     keep: Literal["music", "all"] = Field("music", description="which segments' stems are kept")
     media: MediaSettings = MediaSettings()
@@ -144,7 +151,7 @@ class Settings(BaseSettings):
             include={
                 "keep": True,
                 "media": {"min_gap_s"},
-                "separation": {"context_s", "crossfade_s", "silence_db", "mask_exponent"},
+                "separation": {"context_s", "crossfade_s", "silence_db", "mask_exponent", "bfloat16"},
                 "detection": True,
             },
         )

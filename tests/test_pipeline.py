@@ -14,6 +14,7 @@ from bgm_pipeline import pipeline, query
 from bgm_pipeline.detection import Calibration
 from bgm_pipeline.errors import InputError, MediaError
 from bgm_pipeline.models import registry
+from bgm_pipeline.models.engines import TorchEngine
 from bgm_pipeline.pipeline import Networks, output_names, process_episode, separate_file
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.orm import RunRow
@@ -48,7 +49,7 @@ def networks(store_settings: Settings) -> Networks:
     """The pipeline's own networks, but that they hear by rule: no training decides these tests."""
     store_settings.model = "passthrough"
     made = Networks(store_settings)
-    made.separator.module = HighPass()
+    made.separator.engine = TorchEngine(HighPass(), torch.device("cpu"))
     made.detector.module = Bright()
     made.detector.calibration = Calibration({"mixture_logit": 1.0}, 0.0, 1.0, 0.0)
     return made

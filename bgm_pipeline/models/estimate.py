@@ -1,5 +1,6 @@
 """From the mixture's samples to the samples of its music, whatever a separation network works on."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
@@ -29,11 +30,11 @@ class MusicEstimator(nn.Module):
         self.domain = domain
         self.stft = Stft()
 
-    def forward(self, network: nn.Module, mixture: Tensor) -> Tensor:
+    def forward(self, network: Callable[[Tensor], Tensor], mixture: Tensor) -> Tensor:
         """Estimate of the music, at the mixture's level.
 
         Args:
-            network: of this domain.
+            network: of this domain: a module, or an engine that computes one.
             mixture: ``(batch, 1, sample)``, at least 513 samples.
 
         Returns:

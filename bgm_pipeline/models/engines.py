@@ -1,0 +1,208 @@
+"""What computes a separation network: PyTorch, or, on a CPU, a graph that OpenVINO runs.
+
+The graph is made from the network and its weights where it is wanted, and kept in a folder of the user's
+cache under a hash of all that it depends on. It computes the same, but for the rounding of float32.
+"""
+
+import hashlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bgm_pipeline.errors import ModelError
+from bgm_pipeline.models.estimate import Domain
+from bgm_pipeline.models.registry import LoadedNetwork
+from bgm_pipeline.transforms import N_FFT
+
+EngineName = Literal["auto", "torch", "openvino"]
+
+_EXAMPLE_FRAMES, _EXAMPLE_SAMPLES = 24, 8_192
+"""Length that a network is traced with; any other one works, too."""
+
+_MOST_AT_ONCE = 4
+
+_SHAPES: dict[Domain, tuple[int, ...]] = {"magnitude": (1, 1, N_FFT // 2 + 1, -1), "waveform": (1, 1, -1)}
+"""What a graph takes; complex spectra it cannot."""
+
+
+class Engine(Protocol):
+    """A network that is ready to compute, for `MusicEstimator`."""
+
+    batch_size: int
+    """So many inputs of one length are best given at once."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the network's module gives for that input."""
+
+
+class TorchEngine:
+    """PyTorch, on any device.
+
+    A GPU that has too little memory for a batch gets halves of it, from then on.
+
+    Args:
+        batch_size: 0 for one on a CPU, eight on a GPU.
+        bfloat16: compute in bfloat16, which is less exact.
+    """
+
+    def __init__(
+        self, module: nn.Module, device: torch.device, batch_size: int = 0, *, bfloat16: bool = False
+    ) -> None:
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+        self.batch_size = batch_size or (1 if device.type == "cpu" else 8)
+        # Convolutions of few maps are faster with channels last.
+        self._module = module.to(device).to(memory_format=torch.channels_last)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the module gives, ``(batch, ...)``.
+
+        Raises:
+            torch.OutOfMemoryError: there is too little memory even for one input.
+        """
+        parts = x.split(self.batch_size)
+        try:
+            with self._autocast:
+                return torch.cat([self._module(part) for part in parts]).to(x.dtype)
+        except torch.OutOfMemoryError:
+            if self.batch_size == 1:
+                raise
+        self.batch_size = min(self.batch_size, len(x)) // 2 or 1
+        return self(x)
+
+
+class OpenVinoEngine:
+    """A graph on a CPU: as many inputs at once as there are cores, each on one of them; with more than four
+    cores, four inputs, since each needs memory of its own.
+
+    Args:
+        graph: file that `exported` made.
+        threads: cores to use.
+        bfloat16: compute in bfloat16 where the CPU can; twice as fast, and less exact.
+    """
+
+    def __init__(self, graph: Path, threads: int, *, bfloat16: bool = False) -> None:
+        self.batch_size = min(threads, _MOST_AT_ONCE)
+        options = {
+            # Left to itself it takes bfloat16 where there is any.
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": self.batch_size,
+        }
+        compiled = openvino().Core().compile_model(graph, "CPU", options)
+        self._requests = [compiled.create_infer_request() for _ in range(self.batch_size)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the module gives, ``(batch, ...)``."""
+        return torch.cat([self._together(part) for part in x.split(self.batch_size)])
+
+    def _together(self, x: Tensor) -> Tensor:
+        asked = list(zip(self._requests, x.split(1), strict=False))
+        for request, one in asked:
+            request.start_async([one.contiguous().numpy()])
+        for request, _ in asked:
+            request.wait()
+        return torch.cat([torch.from_numpy(request.get_output_tensor().data.copy()) for request, _ in asked])
+
+
+def engine_for(
+    loaded: LoadedNetwork,
+    device: torch.device,
+    *,
+    name: EngineName = "auto",
+    threads: int = 0,
+    batch_size: int = 0,
+    bfloat16: bool = False,
+    cache: Path,
+) -> Engine:
+    """The engine of that name; "auto" is OpenVINO on a CPU, for the networks whose graph it can have.
+
+    Args:
+        threads: of a CPU; 0 for all cores.
+        batch_size: inputs at once on a GPU; 0 for what is usual there.
+        bfloat16: see `OpenVinoEngine`.
+        cache: folder of graphs.
+
+    Raises:
+        ModelError: OpenVINO is asked for, and cannot have the network or the device.
+    """
+    can = device.type == "cpu" and has_graph(loaded)
+    if name == "openvino" and not can:
+        raise ModelError(
+            f"OpenVINO runs {loaded.network.name} on {device.type} not at all; set BGM_ENGINE=torch, or auto"
+        )
+    if name == "torch" or not can:
+        return TorchEngine(loaded.module, device, batch_size, bfloat16=bfloat16)
+    return OpenVinoEngine(exported(loaded, cache), threads or len(os.sched_getaffinity(0)), bfloat16=bfloat16)
+
+
+def has_graph(loaded: LoadedNetwork) -> bool:
+    """Whether a network can be made a graph: it is no iteration, and takes no complex numbers."""
+    network = loaded.network
+    return network.needs_weights and network.trained_by == "gradient" and network.domain in _SHAPES
+
+
+def exported(loaded: LoadedNetwork, cache: Path) -> Path:
+    """The network's graph in the cache folder, made where it is not there yet; whole or not at all.
+
+    Raises:
+        ModelError: the folder cannot be written.
+    """
+    key = hashlib.sha256(f"{openvino().__version__} {_definition(loaded.module)} {loaded.sha256}".encode())
+    graph = cache / f"{loaded.network.name}-{key.hexdigest()[:16]}.xml"
+    if graph.exists():
+        return graph
+    try:
+        graph.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            partial = Path(folder) / graph.name
+            openvino().save_model(_traced(loaded), partial, compress_to_fp16=False)
+            # The graph names no weights file: OpenVINO looks for it beside the graph, so it comes first.
+            for suffix in (".bin", ".xml"):
+                partial.with_suffix(suffix).replace(graph.with_suffix(suffix))
+    except OSError as error:
+        raise ModelError(
+            f"{cache}: no graph can be kept there ({error.strerror}); name another folder with "
+            "BGM_CACHE_DIR, or set BGM_ENGINE=torch"
+        ) from error
+    return graph
+
+
+def _traced(loaded: LoadedNetwork) -> object:
+    """The network as OpenVINO's graph, for one input of any length."""
+    shape = _SHAPES[loaded.network.domain]
+    length = _EXAMPLE_SAMPLES if loaded.network.domain == "waveform" else _EXAMPLE_FRAMES
+    example = torch.rand(*shape[:-1], length)
+    module = loaded.module.to("cpu").to(memory_format=torch.contiguous_format)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracing, which OpenVINO decides on; a test holds its results
+        return openvino().convert_model(module, example_input=example, input=[shape])
+
+
+def _definition(module: nn.Module) -> str:
+    """What a module is made of, as far as weights of the same shapes may compute another thing."""
+    sources: Sequence[str] = sorted({type(part).__module__ for part in module.modules()})
+    files = [Path(file) for name in sources if (file := getattr(sys.modules[name], "__file__", None))]
+    digest = hashlib.sha256(f"{torch.__version__} {module}".encode())
+    for file in files:
+        if "bgm_pipeline" in file.parts:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def openvino() -> ModuleType:
+    """OpenVINO, which sends no word of its use: without the module for that it has a stub."""
+    with suppress(KeyError):
+        return sys.modules["openvino"]
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino as module  # noqa: PLC0415  # slow to import
+
+    return module
