@@ -53,7 +53,7 @@ class Separator:
             threads=settings.threads,
             batch_size=settings.separation.batch_size,
             bfloat16=settings.separation.bfloat16,
-            cache=settings.cache_dir,
+            cache=settings.graphs,
         )
         self.estimator = MusicEstimator(loaded.network.domain).to(self.device)
         self.mask_exponent = settings.separation.mask_exponent

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from platformdirs import user_cache_path, user_data_path
+from platformdirs import user_data_path
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -123,9 +123,6 @@ class Settings(BaseSettings):
     engine: Literal["auto", "torch", "openvino"] = Field(
         "auto", description="what computes the separation network; auto: OpenVINO on a CPU, PyTorch on a GPU"
     )
-    cache_dir: Path = Field(
-        default_factory=lambda: user_cache_path("bgm"), description="graphs that OpenVINO was given"
-    )
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0: as many as there are cores")
     keep: Literal["music", "all"] = Field("music", description="which segments' stems are kept")
     media: MediaSettings = MediaSettings()
@@ -143,6 +140,11 @@ class Settings(BaseSettings):
     def resolved_stem_store(self) -> str:
         """``stem_store``, or the folder below ``data_dir``."""
         return self.stem_store or str(self.data_dir.absolute() / "stems")
+
+    @property
+    def graphs(self) -> Path:
+        """Folder of the graphs that were made of networks; what is missing there is made again."""
+        return self.data_dir.absolute() / "graphs"
 
     def results(self) -> dict[str, Any]:
         """The settings that change results, as JSON knows them: not places, threads or batch sizes."""

@@ -1,7 +1,7 @@
 """What computes a separation network: PyTorch, or, on a CPU, a graph that OpenVINO runs.
 
-The graph is made from the network and its weights where it is wanted, and kept in a folder of the user's
-cache under a hash of all that it depends on. It computes the same, but for the rounding of float32.
+The graph is made from the network and its weights where it is wanted, and kept in a folder under a hash of
+all that it depends on. It computes the same, but for the rounding of float32.
 """
 
 import hashlib
@@ -171,7 +171,7 @@ def exported(loaded: LoadedNetwork, cache: Path) -> Path:
     except OSError as error:
         raise ModelError(
             f"{cache}: no graph can be kept there ({error.strerror}); name another folder with "
-            "BGM_CACHE_DIR, or set BGM_ENGINE=torch"
+            "BGM_DATA_DIR, or set BGM_ENGINE=torch"
         ) from error
     return graph
 

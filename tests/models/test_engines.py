@@ -38,7 +38,7 @@ def test_every_engine_gives_what_pytorch_gives_at_any_length(name: str, tmp_path
     chunks = [chunk(samples) for samples in (600, 20_001, 20_001, 20_001, 30_720)]
     given = {}
     for engine in ("torch", "auto"):
-        settings = Settings(device="cpu", threads=2, engine=engine, cache_dir=tmp_path)
+        settings = Settings(device="cpu", threads=2, engine=engine, data_dir=tmp_path)
         separator = Separator(loaded, settings)
         given[engine] = [music for _, music in separator.separate(chunks)]
         assert engine == "torch" or isinstance(separator.engine, OpenVinoEngine) == engines.has_graph(loaded)
@@ -60,7 +60,7 @@ def test_a_graph_is_made_once_and_anew_for_other_weights(tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_written_is_named_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ModelError, match=r"file.*BGM_CACHE_DIR"):
+    with pytest.raises(ModelError, match=r"file.*BGM_DATA_DIR"):
         engines.exported(untrained("unet"), tmp_path / "file" / "cache")
 
 
