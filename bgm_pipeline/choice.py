@@ -31,7 +31,7 @@ class Merit:
     mixtures: int
     """At each level."""
     identified: float
-    """Share of the mixtures, all levels taken together, that a fingerprinter finds from the estimate, 0..1."""
+    """Share of the mixtures of all levels that a fingerprinter finds from the estimate, 0..1."""
     si_sdr_db: float
     """Mean over all levels."""
     gflop: float
@@ -101,4 +101,6 @@ def _read(path: Path) -> dict[str, Merit]:
         rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
         return {name: Merit(**row) for name, row in rows.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: no table of qualities ({error}); make it with bgm evaluate --ship") from error
+        raise ModelError(
+            f"{path}: no table of qualities ({error}); make it with bgm evaluate --ship"
+        ) from error

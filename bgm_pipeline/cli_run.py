@@ -14,7 +14,9 @@ Streams = Annotated[
     typer.Option("--audio-stream", help="which audio stream, see `bgm probe`; mono tracks join"),
 ]
 Join = Annotated[bool, typer.Option("--join", help="join all mono tracks")]
-Model = Annotated[str | None, typer.Option(help="auto, a separation network, or its weights file; see `bgm models`")]
+Model = Annotated[
+    str | None, typer.Option(help="auto, a separation network, or its weights file; see `bgm models`")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda ...")]
 
 

@@ -38,7 +38,7 @@ class SeparationSettings(BaseModel):
     bfloat16: bool = Field(False, description="compute in bfloat16: faster where there is any, less exact")
     silence_db: float = Field(-90.0, description="a chunk below this peak level is silence and costs nothing")
     mask_exponent: float = Field(
-        1.0, gt=0, le=2, description="below 1: more of the mixture is left in where the network is in doubt"
+        0.7, gt=0, le=2, description="below 1: more of the mixture is left in where the network is in doubt"
     )
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from functools import cache, partial
 from math import nan
 from multiprocessing import get_context
@@ -129,7 +129,7 @@ class _Heard:
     def identified(self, catalogue: Catalogue) -> Measurement:
         found = catalogue.identify(self.query, self.track, self.start_s)
         what = (self.level_db, self.number, self.condition)
-        return Measurement(*what, **asdict(self.quality), **asdict(found))
+        return Measurement(*what, *astuple(self.quality), *astuple(found))
 
 
 def _listen(tests: TestSet, settings: Settings, system: System, sitting: Sitting) -> list[_Heard]:
@@ -221,4 +221,4 @@ def _measurement(row: dict[str, str]) -> Measurement:
     qualities = {name: float(row[name]) for name in ("sdr", "sir", "sar", "si_sdr")}
     outcome: Outcome = {"right": "right", "wrong": "wrong", "none": "none"}[row["outcome"]]  # type: ignore[assignment]
     what = (int(row["level_db"]), int(row["number"]), row["condition"])
-    return Measurement(*what, **qualities, outcome=outcome, hashes=int(row["hashes"]))
+    return Measurement(*what, **qualities, outcome=outcome, hashes=int(row["hashes"]))  # type: ignore[arg-type]

@@ -225,7 +225,9 @@ def identification_table(comparison: Comparison) -> pd.DataFrame:
             gain = Mean.of(100.0 * (now - then) for now, then in zip(found, before, strict=True))
             against = "" if system.label == MIXTURE else f" ({gain.value:+.1f} ± {gain.half_width:.1f})"
             cells.append(f"{sum(found)}{against}")
-        wrong = sum(one.outcome == "wrong" for level_db in LEVELS_DB for one in comparison.at(system, level_db))
+        wrong = sum(
+            one.outcome == "wrong" for level_db in LEVELS_DB for one in comparison.at(system, level_db)
+        )
         rows.append((system.label, *cells, wrong))
     levels = [f"right at {level_db} dB, of {comparison.tests.count}" for level_db in LEVELS_DB]
     return pd.DataFrame(rows, columns=["network", *levels, "wrong"])
@@ -297,9 +299,9 @@ def _conditions(comparison: Comparison) -> str:
     """A section; nothing where no condition was asked for."""
     if all(one.condition == CLEAN for rows in comparison.measured.values() for one in rows):
         return ""
-    said = """The same excerpts in every row. Files are written by ffmpeg and read as broadcasts are; SDR is that
-of the music, dB. The music asked for is the music before the codec, and, at other sample rates, what of it
-such a file can hold. In 5.1, speech lies in the centre and music around it."""
+    said = """The same excerpts in every row. Files are written by ffmpeg and read as broadcasts are; SDR is
+that of the music, dB. The music asked for is the music before the codec, and, at other sample rates, what of
+it such a file can hold. In 5.1, speech lies in the centre and music around it."""
     parts = ["## Under other conditions", said]
     baseline = next(system for system in BASELINES if system.label == MIXTURE)
     for system in (baseline, *comparison.networks):

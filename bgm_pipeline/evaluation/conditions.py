@@ -89,15 +89,15 @@ def _coded(made: Excerpt, _: TestSet, __: Generator, suffix: str, encoder: str, 
 
 def _resampled(made: Excerpt, _: TestSet, __: Generator, rate_hz: int) -> Excerpt:
     """The music that is asked for has gone the same way: what the rate cannot hold is nobody's fault."""
-    parts = (
+    mixture, music, speech = (
         through_file(part[:, None], ".wav", "-ar", str(rate_hz))
         for part in (made.mixture, made.music, made.speech)
     )
-    return replace(made, **dict(zip(("mixture", "music", "speech"), parts, strict=True)))
+    return replace(made, mixture=mixture, music=music, speech=speech)
 
 
 def _surround(made: Excerpt, _: TestSet, __: Generator) -> Excerpt:
-    """Speech in the centre, music in front and, 6 dB softer, behind; downmixed, they are as loud as before."""
+    """Speech in the centre, music in front and, 6 dB softer, behind; downmixed, as loud as before."""
     centre = made.speech / CENTRE_GAIN
     front = made.music / (1 + _SURROUND * SURROUND_GAIN)
     back, lfe = _SURROUND * front, np.zeros_like(front)
