@@ -14,7 +14,6 @@ from bgm_pipeline.cli import app
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation import bench, bss, comparison
 from bgm_pipeline.evaluation.bench import Bench, Measurement
-from bgm_pipeline.evaluation.conditions import CLEAN, CONDITIONS, heard
 from bgm_pipeline.evaluation.comparison import (
     Comparison,
     Mean,
@@ -23,8 +22,9 @@ from bgm_pipeline.evaluation.comparison import (
     identification_table,
     write,
 )
-from bgm_pipeline.evaluation.merits import merits_of
+from bgm_pipeline.evaluation.conditions import CLEAN, CONDITIONS, heard
 from bgm_pipeline.evaluation.identification import Outcome
+from bgm_pipeline.evaluation.merits import merits_of
 from bgm_pipeline.evaluation.mixtures import LEVELS_DB, TestSet, excerpt
 from bgm_pipeline.evaluation.systems import BASELINES, MIXTURE, MUSIC, ORACLE, System, separate, systems_of
 from bgm_pipeline.models import registry
@@ -120,7 +120,7 @@ def test_conditions_are_measured_on_the_first_excerpts_and_told_beside_the_clean
 ) -> None:
     monkeypatch.setattr(bench, "CONDITIONS", {"48 kHz": CONDITIONS["48 kHz"]})
     monkeypatch.setattr(comparison, "CONDITIONS", {"48 kHz": CONDITIONS["48 kHz"]})
-    tests, systems = TestSet(folder, "test", 2), [*BASELINES, System("as it is", "passthrough")]
+    tests, systems = TestSet(folder, "test", 2), [System(MIXTURE), System("as it is", "passthrough")]
     measured = Bench(tests, tmp_path, SETTINGS, under_conditions=1).measure(systems, lambda *_: None)
     compared = Comparison(systems, measured, tests)
     assert len(compared.at(systems[0], 0)) == 2, "the clean ones alone"
@@ -131,7 +131,7 @@ def test_conditions_are_measured_on_the_first_excerpts_and_told_beside_the_clean
     assert "## Under other conditions" in text
     monkeypatch.setattr(registry, "shipped", lambda task: ["passthrough"])
     merit = merits_of(compared, SETTINGS, "report.md")["passthrough"]
-    assert merit.mixtures == 2 and merit.si_sdr_db == pytest.approx(-15, abs=0.5)
+    assert merit.mixtures == 2 and merit.si_sdr_db == pytest.approx(-15, abs=1)
 
 
 def test_a_broken_file_of_measurements_is_named(folder: Path, tmp_path: Path) -> None:
