@@ -20,7 +20,7 @@ from bgm_pipeline.evaluation.identification import Catalogue, Fingerprinter, Has
 from bgm_pipeline.evaluation.mixtures import LEVELS_DB, TestSet, excerpt
 from bgm_pipeline.evaluation.systems import MIXTURE, MUSIC, System, separate
 from bgm_pipeline.folders import make_folder
-from bgm_pipeline.settings import Settings
+from bgm_pipeline.settings import SeparationSettings, Settings
 from bgm_pipeline.timebase import samples_to_s
 
 Progress = Callable[[str, int, int], None]
@@ -82,8 +82,8 @@ class Bench:
             MediaError: ffmpeg cannot make a file that a condition needs.
         """
         excerpt(self.tests, 0, 0)
-        exponent = self.settings.separation.mask_exponent
-        files = {one.label: _MeasurementFile(self.folder, one, self.tests, exponent) for one in systems}
+        how = self.settings.separation
+        files = {one.label: _MeasurementFile(self.folder, one, self.tests, how) for one in systems}
         sittings = {system: self._sittings(system) for system in systems}
         missing = {system: files[system.label].missing(sittings[system]) for system in systems}
         total, done = sum(map(len, missing.values())), 0
@@ -175,10 +175,11 @@ def _workers(processes: int) -> Iterator[_Each]:
 class _MeasurementFile:
     """``LABEL.csv``: rows of `Measurement`, and in the first column what was measured."""
 
-    def __init__(self, folder: Path, system: System, tests: TestSet, mask_exponent: float) -> None:
+    def __init__(self, folder: Path, system: System, tests: TestSet, how: SeparationSettings) -> None:
         self.path = folder / f"{system.label.replace('/', '_')}.csv"
-        softened = f" ^{mask_exponent:g}" if system.model and mask_exponent != 1 else ""
-        self.of = f"{system.sha256[:12]} {tests.identity()}{softened}"
+        self.of = f"{system.sha256[:12]} {tests.identity()}"
+        if system.model:
+            self.of += f" ^{how.mask_exponent:g}" + (" bfloat16" if how.bfloat16 else "")
         self.rows = {(row.level_db, row.number, row.condition): row for row in self._read()}
         if not self.rows:
             with self.path.open("w", newline="") as file:
