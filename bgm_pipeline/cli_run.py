@@ -14,7 +14,9 @@ Streams = Annotated[
     typer.Option("--audio-stream", help="which audio stream, see `bgm probe`; mono tracks join"),
 ]
 Join = Annotated[bool, typer.Option("--join", help="join all mono tracks")]
-Model = Annotated[str | None, typer.Option(help="separation network, or its weights file; see `bgm models`")]
+Model = Annotated[
+    str | None, typer.Option(help="auto, a separation network, or its weights file; see `bgm models`")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda ...")]
 
 
@@ -90,6 +92,7 @@ def separate(
     device: Device = None,
 ) -> None:
     """Separates files into music and residual, 16 kHz mono, at the level of the input."""
+    from bgm_pipeline.choice import model_of
     from bgm_pipeline.errors import BgmError, InputError
     from bgm_pipeline.media.ffmpeg import shown
     from bgm_pipeline.models import registry
@@ -104,7 +107,7 @@ def separate(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{shown(out)}: cannot be made ({error.strerror}); name another folder") from error
-    separator = Separator(registry.load(settings.model), settings)
+    separator = Separator(registry.load(model_of(settings)), settings)
     failed = False
     for source, (music, residual) in zip(files, names, strict=True):
         try:
@@ -132,18 +135,24 @@ def separate(
 
 def models(
     time: Annotated[bool, typer.Option("--time", help="measure seconds a segment here, too: slow")] = False,
-    device: Annotated[str, typer.Option(help="to measure on: auto, cpu, cuda ...")] = "auto",
+    device: Annotated[str, typer.Option(help="to choose for and measure on: auto, cpu, cuda ...")] = "auto",
 ) -> None:
-    """Lists the networks with their cost for a segment of 12 s, and what is known of their weights."""
+    """Lists the networks with their cost for a segment of 12 s, and what is known of their weights.
+
+    "auto" stands beside the one that is taken on this machine where none is named.
+    """
     from rich.console import Console
     from rich.table import Column, Table
 
+    from bgm_pipeline.choice import AUTO, model_of
     from bgm_pipeline.errors import ModelError
     from bgm_pipeline.models import cost, registry
     from bgm_pipeline.separation import choose_device
+    from bgm_pipeline.settings import load_settings
 
     columns = ["for", "parameters", "GFLOP", *(["s"] if time else []), "weights", "quality", "source"]
     table = Table(Column("network", no_wrap=True), *columns)
+    taken = model_of(load_settings(model=AUTO, device=device))
     for network in registry.NETWORKS.values():
         try:
             metadata = registry.load(network.name, network.task).metadata
@@ -157,7 +166,8 @@ def models(
         costs = [f"{cost.parameters(module):,}", f"{cost.gflop(network, module):.1f}"]
         if time:
             costs.append(f"{cost.seconds(network, choose_device(device)):.2f}")
-        table.add_row(network.name, network.task, *costs, trained, quality, network.source)
+        name = f"{network.name} (auto)" if network.name == taken else network.name
+        table.add_row(name, network.task, *costs, trained, quality, network.source)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import soundfile
 
+from bgm_pipeline.choice import model_of
 from bgm_pipeline.detection import Calibration, Detector, Evidence, detect
 from bgm_pipeline.errors import BgmError, InputError, MediaError, StoreError
 from bgm_pipeline.media.extract import open_audio
@@ -97,7 +98,7 @@ class Networks:
     """
 
     def __init__(self, settings: Settings) -> None:
-        separation = registry.load(settings.model, "separation")
+        separation = registry.load(model_of(settings), "separation")
         detection = registry.load(settings.detector, "detection")
         calibration = Calibration.load(settings.calibration, separation.network.name)
         self.name = separation.network.name

@@ -38,7 +38,7 @@ class SeparationSettings(BaseModel):
     bfloat16: bool = Field(False, description="compute in bfloat16: faster where there is any, less exact")
     silence_db: float = Field(-90.0, description="a chunk below this peak level is silence and costs nothing")
     mask_exponent: float = Field(
-        1.0, gt=0, le=2, description="below 1: more of the mixture is left in where the network is in doubt"
+        0.7, gt=0, le=2, description="below 1: more of the mixture is left in where the network is in doubt"
     )
 
     @model_validator(mode="after")
@@ -114,7 +114,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=lambda: user_data_path("bgm"), description="where all is kept")
     database_url: str = Field("", repr=False, description="SQLAlchemy URL; empty: SQLite below data_dir")
     stem_store: str = Field("", description="folder of stems, or s3://bucket/prefix; empty: below data_dir")
-    model: str = Field("2dmmdensenet", description="separation network: its name, or its weights file")
+    model: str = Field("auto", description="separation network: its name, its weights file, or auto")
+    speed: float = Field(
+        3.0, gt=0, description="on a CPU, auto takes a network that is so many times as fast as the programme"
+    )
     detector: str = Field("music_detector", description="detection network: its name, or its weights file")
     calibration: MaybePath = Field(
         None, description="file that `bgm calibrate` wrote; empty: the one that ships"

@@ -130,6 +130,7 @@ def test_models_tells_size_and_training_of_each(bgm) -> None:  # type: ignore[no
     done = bgm("models", COLUMNS="160")
     assert done.returncode == 0, done.stderr
     assert "587,400" in done.stdout
+    assert done.stdout.count("(auto)") == 1
     assert all(
         name in done.stdout for name in ("2dmmdensenet", "fdmmdensenet", "tdmmdensenet", "music_detector")
     )

@@ -105,7 +105,11 @@ def test_calibrating_and_evaluating_use_the_network_that_the_environment_names(
     detection = ("--only", "detection")
     done = bgm("evaluate", "--corpus", corpora["test"], "-o", tmp_path / "r", *detection, *least)
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "r" / "passthrough.md").read_text()
+    text = (tmp_path / "r" / "passthrough.md").read_text()
+    assert "| detector | speech, s/h | noise, s/h | effects, s/h |" in text
+    assert (
+        "| detector | alone, s/h | at 0 dB, s/h | at -10 dB, s/h | at -20 dB, s/h | at -30 dB, s/h |" in text
+    )
 
 
 def test_models_are_listed_whole_in_a_pipe() -> None:

@@ -45,7 +45,7 @@ def test_a_file_in_the_working_folder_is_read_and_the_environment_counts_before_
     assert settings.detection.onset == 0.9
     assert settings.threads == 2
     assert settings.device == "cpu"
-    assert settings.model == "2dmmdensenet"
+    assert settings.model == "auto"
 
 
 def test_an_empty_path_is_none_and_not_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from functools import cache, partial
 from math import nan
 from multiprocessing import get_context
@@ -14,12 +14,13 @@ from pathlib import Path
 import soundfile
 
 from bgm_pipeline.errors import InputError
-from bgm_pipeline.evaluation import bss
+from bgm_pipeline.evaluation import bss, conditions
+from bgm_pipeline.evaluation.conditions import CLEAN, CONDITIONS, heard
 from bgm_pipeline.evaluation.identification import Catalogue, Fingerprinter, Hashes, Outcome, tracks_of
 from bgm_pipeline.evaluation.mixtures import LEVELS_DB, TestSet, excerpt
-from bgm_pipeline.evaluation.systems import MUSIC, System, separate
+from bgm_pipeline.evaluation.systems import MIXTURE, MUSIC, System, separate
 from bgm_pipeline.folders import make_folder
-from bgm_pipeline.settings import Settings
+from bgm_pipeline.settings import SeparationSettings, Settings
 from bgm_pipeline.timebase import samples_to_s
 
 Progress = Callable[[str, int, int], None]
@@ -33,6 +34,7 @@ class Measurement:
     level_db: int
     number: int
     """Of the excerpt."""
+    condition: str
     sdr: float
     sir: float
     sar: float
@@ -41,17 +43,33 @@ class Measurement:
     hashes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """What is measured at one go: an excerpt under a condition, at every level of that condition."""
+
+    number: int
+    condition: str = CLEAN
+
+    @property
+    def levels_db(self) -> tuple[int, ...]:
+        """Music to speech."""
+        return LEVELS_DB if self.condition == CLEAN else conditions.LEVELS_DB
+
+
 class Bench:
     """Measures systems in as many processes as there are cores, each with one thread.
 
     Args:
+        tests: the mixtures. The first `under_conditions` of them are heard under every condition, too, by the
+            networks and as they are.
         folder: gets ``LABEL.csv``, a row for each mixture and level. What is there already, of the same
             weights and the same mixtures, is not measured again: a bench that was stopped goes on.
         settings: device and threads (here: processes) are taken from here.
     """
 
-    def __init__(self, tests: TestSet, folder: Path, settings: Settings) -> None:
+    def __init__(self, tests: TestSet, folder: Path, settings: Settings, under_conditions: int = 0) -> None:
         self.tests, self.folder = tests, folder
+        self.under_conditions = min(under_conditions, tests.count)
         self.processes = settings.threads or os.cpu_count() or 1
         self.settings = settings.model_copy(update={"threads": 1})
         make_folder(folder)
@@ -61,22 +79,30 @@ class Bench:
 
         Raises:
             InputError: a file of measurements is something else, or the split lacks music or speech.
+            MediaError: ffmpeg cannot make a file that a condition needs.
         """
         excerpt(self.tests, 0, 0)
-        exponent = self.settings.separation.mask_exponent
-        files = {one.label: _MeasurementFile(self.folder, one, self.tests, exponent) for one in systems}
-        missing = {system: files[system.label].missing() for system in systems}
+        how = self.settings.separation
+        files = {one.label: _MeasurementFile(self.folder, one, self.tests, how) for one in systems}
+        sittings = {system: self._sittings(system) for system in systems}
+        missing = {system: files[system.label].missing(sittings[system]) for system in systems}
         total, done = sum(map(len, missing.values())), 0
         if total:
             with _workers(min(self.processes, total)) as each:
                 catalogue = self._catalogue(each, progress)
-                for system, numbers in missing.items():
+                for system, sat in missing.items():
                     listen = partial(_listen, self.tests, self.settings, system)
-                    for heard in each(listen, numbers):
-                        files[system.label].add([one.identified(catalogue) for one in heard])
+                    for found in each(listen, sat):
+                        files[system.label].add([one.identified(catalogue) for one in found])
                         done += 1
                         progress(system.label, done, total)
-        return {label: file.measurements() for label, file in files.items()}
+        return {system.label: files[system.label].measurements(sittings[system]) for system in systems}
+
+    def _sittings(self, system: System) -> list[Sitting]:
+        clean = [Sitting(number) for number in range(self.tests.count)]
+        if not system.model and system.label != MIXTURE:
+            return clean
+        return clean + [Sitting(n, name) for name in CONDITIONS for n in range(self.under_conditions)]
 
     def _catalogue(self, each: "_Each", progress: Progress) -> Catalogue:
         corpus = self.tests.corpus
@@ -94,6 +120,7 @@ class _Heard:
 
     level_db: int
     number: int
+    condition: str
     quality: bss.Quality
     query: Hashes
     track: str
@@ -101,20 +128,21 @@ class _Heard:
 
     def identified(self, catalogue: Catalogue) -> Measurement:
         found = catalogue.identify(self.query, self.track, self.start_s)
-        return Measurement(self.level_db, self.number, **asdict(self.quality), **asdict(found))
+        what = (self.level_db, self.number, self.condition)
+        return Measurement(*what, *astuple(self.quality), *astuple(found))
 
 
-def _listen(tests: TestSet, settings: Settings, system: System, number: int) -> list[_Heard]:
-    """All levels of one excerpt."""
-    heard = []
-    for level_db in LEVELS_DB:
-        made = excerpt(tests, level_db, number)
+def _listen(tests: TestSet, settings: Settings, system: System, sitting: Sitting) -> list[_Heard]:
+    found = []
+    for level_db in sitting.levels_db:
+        made = heard(tests, sitting.condition, level_db, sitting.number)
         estimate = separate(system, made, settings)
         is_true = not system.model and system.label == MUSIC
         quality = bss.Quality(nan, nan, nan, nan) if is_true else bss.judge(estimate, made.music, made.speech)
         query, start_s = _fingerprinter().query(estimate), samples_to_s(made.start_samples)
-        heard.append(_Heard(level_db, number, quality, query, made.track, start_s))
-    return heard
+        what = (level_db, sitting.number, sitting.condition)
+        found.append(_Heard(*what, quality, query, made.track, start_s))
+    return found
 
 
 def _track(path: Path) -> Hashes:
@@ -147,29 +175,35 @@ def _workers(processes: int) -> Iterator[_Each]:
 class _MeasurementFile:
     """``LABEL.csv``: rows of `Measurement`, and in the first column what was measured."""
 
-    def __init__(self, folder: Path, system: System, tests: TestSet, mask_exponent: float) -> None:
+    def __init__(self, folder: Path, system: System, tests: TestSet, how: SeparationSettings) -> None:
         self.path = folder / f"{system.label.replace('/', '_')}.csv"
-        softened = f" ^{mask_exponent:g}" if system.model and mask_exponent != 1 else ""
-        self.of = f"{system.sha256[:12]} {tests.identity()}{softened}"
-        self.count = tests.count
-        self.rows = {(row.level_db, row.number): row for row in self._read()}
+        self.of = f"{system.sha256[:12]} {tests.identity()}"
+        if system.model:
+            self.of += f" ^{how.mask_exponent:g}" + (" bfloat16" if how.bfloat16 else "")
+        self.rows = {(row.level_db, row.number, row.condition): row for row in self._read()}
         if not self.rows:
             with self.path.open("w", newline="") as file:
                 csv.writer(file).writerow(["of", *(field.name for field in fields(Measurement))])
 
-    def missing(self) -> list[int]:
-        """Excerpts that are not measured at every level."""
-        return [n for n in range(self.count) if any((level, n) not in self.rows for level in LEVELS_DB)]
+    def missing(self, sittings: Iterable[Sitting]) -> list[Sitting]:
+        """Those that are not measured at every level."""
+        return [
+            sat
+            for sat in sittings
+            if any((level_db, sat.number, sat.condition) not in self.rows for level_db in sat.levels_db)
+        ]
 
-    def measurements(self) -> list[Measurement]:
-        """Of the excerpts that were asked for, level by level."""
-        return [self.rows[level, number] for level in LEVELS_DB for number in range(self.count)]
+    def measurements(self, sittings: Iterable[Sitting]) -> list[Measurement]:
+        """What was measured at these sittings, in their order."""
+        return [
+            self.rows[level_db, sat.number, sat.condition] for sat in sittings for level_db in sat.levels_db
+        ]
 
     def add(self, measured: Iterable[Measurement]) -> None:
         """Keeps them, in the file, too."""
         with self.path.open("a", newline="") as file:
             for one in measured:
-                self.rows[one.level_db, one.number] = one
+                self.rows[one.level_db, one.number, one.condition] = one
                 values = (f"{v:.3f}" if isinstance(v, float) else v for v in asdict(one).values())
                 csv.writer(file).writerow([self.of, *values])
 
@@ -187,6 +221,5 @@ class _MeasurementFile:
 def _measurement(row: dict[str, str]) -> Measurement:
     qualities = {name: float(row[name]) for name in ("sdr", "sir", "sar", "si_sdr")}
     outcome: Outcome = {"right": "right", "wrong": "wrong", "none": "none"}[row["outcome"]]  # type: ignore[assignment]
-    return Measurement(
-        int(row["level_db"]), int(row["number"]), **qualities, outcome=outcome, hashes=int(row["hashes"])
-    )
+    what = (int(row["level_db"]), int(row["number"]), row["condition"])
+    return Measurement(*what, **qualities, outcome=outcome, hashes=int(row["hashes"]))  # type: ignore[arg-type]

@@ -151,6 +151,18 @@ def only(corpus: Corpus, split: str, what: What, duration_s: float, seed: int) -
     return arrange(corpus, split, _fill(iter(lambda: part, None), duration_s), seed)
 
 
+def under_speech(
+    corpus: Corpus, split: str, level_db: float, duration_s: float, seed: int
+) -> PseudoBroadcast:
+    """Somebody speaks over music all the time, in parts of 12 s; the music lies `level_db` above the speech.
+
+    Raises:
+        InputError: the split lacks music or speech.
+    """
+    part = _over(level_db, 12.0, duck_db=0)
+    return arrange(corpus, split, _fill(iter(lambda: part, None), duration_s), seed)
+
+
 def arrange(corpus: Corpus, split: str, script: Sequence[Part], seed: int) -> PseudoBroadcast:
     """A programme after a script; the recordings, and the spans of them, are drawn from a corpus' split.
 

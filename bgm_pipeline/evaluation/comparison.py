@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from bgm_pipeline.evaluation import conditions, costs
 from bgm_pipeline.evaluation.bench import Measurement
+from bgm_pipeline.evaluation.conditions import CLEAN, CONDITIONS
 from bgm_pipeline.evaluation.identification import HASHES_A_SECOND, TOLERANCE_S, tracks_of
 from bgm_pipeline.evaluation.mixtures import LEVELS_DB, TestSet
 from bgm_pipeline.evaluation.systems import BASELINES, MIXTURE, MUSIC, System
 from bgm_pipeline.evaluation.tables import markdown
 from bgm_pipeline.models import cost, registry
-from bgm_pipeline.separation import choose_device
 from bgm_pipeline.settings import Settings
 
 Ratio = Literal["sdr", "sir", "sar", "si_sdr"]
@@ -77,9 +78,10 @@ class Comparison:
         """The systems that are none of the baselines."""
         return [system for system in self.systems if system.model]
 
-    def at(self, system: System, level_db: int) -> list[Measurement]:
+    def at(self, system: System, level_db: int, condition: str = CLEAN) -> list[Measurement]:
         """What was measured at one level, excerpt by excerpt."""
-        return [one for one in self.measured[system.label] if one.level_db == level_db]
+        measured = self.measured[system.label]
+        return [one for one in measured if (one.level_db, one.condition) == (level_db, condition)]
 
     def mean(self, system: System, level_db: int, ratio: Ratio) -> Mean:
         """Of a ratio, dB."""
@@ -115,7 +117,7 @@ every network): {speakers} sources of speech over {own} tracks of music, which n
 Levels are of the music to the speech, dB, both where they sound. Every single figure is in `separation/`; ±
 is the 95 % interval of the mean (Student's t over the mixtures; it says nothing of other music or voices).
 
-{_softened(settings)}**The data are not the paper's**, and the networks have heard less: see the hours below.
+{_exponent(settings)}**The data are not the paper's**, and the networks have heard less: see the hours below.
 The paper tested on 1,823 mixtures of pop songs and broadcast speech, after 90 epochs of 6 h.
 
 ## Table 2
@@ -152,9 +154,9 @@ Hashes that agree on the right place, mean:
 
 {markdown(hash_table(comparison))}
 
-## Cost
+{_conditions(comparison)}## Cost
 
-For a segment of 12 s; seconds on this machine ({choose_device(settings.device).type}, all cores).
+For a segment of 12 s; {costs.unit(settings)}.
 
 {markdown(cost_table(comparison, settings))}
 """
@@ -223,7 +225,9 @@ def identification_table(comparison: Comparison) -> pd.DataFrame:
             gain = Mean.of(100.0 * (now - then) for now, then in zip(found, before, strict=True))
             against = "" if system.label == MIXTURE else f" ({gain.value:+.1f} ± {gain.half_width:.1f})"
             cells.append(f"{sum(found)}{against}")
-        wrong = sum(one.outcome == "wrong" for one in comparison.measured[system.label])
+        wrong = sum(
+            one.outcome == "wrong" for level_db in LEVELS_DB for one in comparison.at(system, level_db)
+        )
         rows.append((system.label, *cells, wrong))
     levels = [f"right at {level_db} dB, of {comparison.tests.count}" for level_db in LEVELS_DB]
     return pd.DataFrame(rows, columns=["network", *levels, "wrong"])
@@ -261,20 +265,53 @@ def hash_table(comparison: Comparison) -> pd.DataFrame:
 
 def cost_table(comparison: Comparison, settings: Settings) -> pd.DataFrame:
     """What each network costs, and how much it has heard."""
-    device, rows = choose_device(settings.device), []
+    rows = []
     for system in comparison.networks:
         loaded = registry.load(system.model)
-        seconds = cost.seconds(loaded.network, device)
+        seconds = costs.seconds(loaded, settings)
         heard = [loaded.metadata.get(name, "?") for name in ("hours", "audio_hours")]
         figures = (f"{cost.parameters(loaded.module):,}", f"{cost.gflop(loaded.network, loaded.module):.1f}")
         rows.append((system.label, *figures, f"{seconds:.2f}", *heard, loaded.sha256[:12]))
-    columns = ["parameters", "GFLOP", "s", "trained for, h", "audio heard, h", "weights"]
+    columns = ["parameters", "GFLOP", "seconds", "trained for, h", "audio heard, h", "weights"]
     return pd.DataFrame(rows, columns=["network", *columns])
 
 
-def _softened(settings: Settings) -> str:
+def condition_table(comparison: Comparison, system: System) -> pd.DataFrame:
+    """SDR and identification under every condition, and of the same excerpts in the clean."""
+    count = sum(one.condition != CLEAN for one in comparison.measured[system.label])
+    count //= len(CONDITIONS) * len(conditions.LEVELS_DB)
+    rows = []
+    for name in (CLEAN, *CONDITIONS):
+        cells: list[str | int] = []
+        for level_db in conditions.LEVELS_DB:
+            found = [one for one in comparison.at(system, level_db, name) if one.number < count]
+            cells += [str(Mean.of(one.sdr for one in found)), sum(one.outcome == "right" for one in found)]
+        rows.append((name, *cells))
+    columns = [
+        title
+        for level_db in conditions.LEVELS_DB
+        for title in (f"SDR at {level_db} dB", f"right at {level_db} dB, of {count}")
+    ]
+    return pd.DataFrame(rows, columns=["condition", *columns])
+
+
+def _conditions(comparison: Comparison) -> str:
+    """A section; nothing where no condition was asked for."""
+    if all(one.condition == CLEAN for rows in comparison.measured.values() for one in rows):
+        return ""
+    said = """The same excerpts in every row. Files are written by ffmpeg and read as broadcasts are; SDR is
+that of the music, dB. The music asked for is the music before the codec, and, at other sample rates, what of
+it such a file can hold. In 5.1, speech lies in the centre and music around it."""
+    parts = ["## Under other conditions", said]
+    baseline = next(system for system in BASELINES if system.label == MIXTURE)
+    for system in (baseline, *comparison.networks):
+        parts += [f"{system.label}:", markdown(condition_table(comparison, system))]
+    return "\n\n".join([*parts, "", ""])
+
+
+def _exponent(settings: Settings) -> str:
     exponent = settings.separation.mask_exponent
-    return "" if exponent == 1 else f"Masks were raised to the power of {exponent:g} (`mask_exponent`).\n\n"
+    return f"Networks' masks are raised to the power of {exponent:g} (`BGM_SEPARATION__MASK_EXPONENT`).\n\n"
 
 
 def _differences(comparison: Comparison) -> str:

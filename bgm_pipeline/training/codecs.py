@@ -41,7 +41,14 @@ def through_codec(samples: Samples, codec: Codec) -> Samples:
         samples.astype(np.float32).tobytes(),
     )
     decoded = np.frombuffer(_ffmpeg(["-f", codec.demuxer, "-i", "pipe:0", *pcm, "pipe:1"], coded), np.float32)
-    # An encoder's delay is not signalled in a bare stream, so it is measured.
+    return in_place(decoded, samples)
+
+
+def in_place(decoded: Samples, samples: Samples) -> Samples:
+    """What was decoded without its encoder's delay, as long as the original; both ``(sample,)``.
+
+    Not every stream signals that delay, so it is measured; it is taken to be no longer than 0.25 s.
+    """
     lag = int(np.argmax(correlate(decoded, samples, "full", "fft"))) - (len(samples) - 1)
     lag = lag if 0 <= lag <= SAMPLE_RATE // 4 else 0
     out = np.zeros_like(samples)

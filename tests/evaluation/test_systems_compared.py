@@ -12,10 +12,19 @@ from typer.testing import CliRunner
 
 from bgm_pipeline.cli import app
 from bgm_pipeline.errors import InputError
-from bgm_pipeline.evaluation import bss
+from bgm_pipeline.evaluation import bench, bss, comparison
 from bgm_pipeline.evaluation.bench import Bench, Measurement
-from bgm_pipeline.evaluation.comparison import Comparison, Mean, either_table, identification_table, write
+from bgm_pipeline.evaluation.comparison import (
+    Comparison,
+    Mean,
+    condition_table,
+    either_table,
+    identification_table,
+    write,
+)
+from bgm_pipeline.evaluation.conditions import CLEAN, CONDITIONS, heard
 from bgm_pipeline.evaluation.identification import Outcome
+from bgm_pipeline.evaluation.merits import merits_of
 from bgm_pipeline.evaluation.mixtures import LEVELS_DB, TestSet, excerpt
 from bgm_pipeline.evaluation.systems import BASELINES, MIXTURE, MUSIC, ORACLE, System, separate, systems_of
 from bgm_pipeline.models import registry
@@ -79,9 +88,10 @@ def test_a_bench_that_was_stopped_goes_on_and_one_of_other_mixtures_begins_anew(
 
     def measure(count: int, seed: int) -> list[float]:
         measured.clear()
-        bench = Bench(TestSet(folder, "test", count, seed), tmp_path, SETTINGS)
         system = System(MIXTURE)
-        found = bench.measure([system], lambda what, done, total: measured.append(what))
+        found = Bench(TestSet(folder, "test", count, seed), tmp_path, SETTINGS).measure(
+            [system], lambda what, done, total: measured.append(what)
+        )
         return [one.sdr for one in found[MIXTURE] if one.number == 0]
 
     first = measure(1, 11)
@@ -92,6 +102,36 @@ def test_a_bench_that_was_stopped_goes_on_and_one_of_other_mixtures_begins_anew(
     assert measured.count(MIXTURE) == 1
     assert measure(1, 12) != pytest.approx(first, abs=1e-3)
     assert measured == []
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_a_condition_leaves_everything_in_its_place_and_at_its_level(folder: Path, condition: str) -> None:
+    tests = TestSet(folder, "test", 1)
+    clean, made = (heard(tests, name, 0, 0) for name in (CLEAN, condition))
+    assert not np.array_equal(made.mixture, clean.mixture)
+    # The made-up speech is noise, of which 8 kHz can hold but a half.
+    level_db = {"8 kHz": 3.0}.get(condition, 0.0)
+    found, asked = (bss.judge(one.mixture, one.music, one.speech) for one in (made, clean))
+    assert found.sdr == pytest.approx(asked.sdr + level_db, abs=0.5)
+
+
+def test_conditions_are_measured_on_the_first_excerpts_and_told_beside_the_clean_ones(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "CONDITIONS", {"48 kHz": CONDITIONS["48 kHz"]})
+    monkeypatch.setattr(comparison, "CONDITIONS", {"48 kHz": CONDITIONS["48 kHz"]})
+    tests, systems = TestSet(folder, "test", 2), [System(MIXTURE), System("as it is", "passthrough")]
+    measured = Bench(tests, tmp_path, SETTINGS, under_conditions=1).measure(systems, lambda *_: None)
+    compared = Comparison(systems, measured, tests)
+    assert len(compared.at(systems[0], 0)) == 2, "the clean ones alone"
+    table = condition_table(compared, systems[-1])
+    assert list(table["condition"]) == ["clean", "48 kHz"]
+    assert "right at -10 dB, of 1" in table
+    text = write(compared, SETTINGS, "bgm evaluate", tmp_path).read_text()
+    assert "## Under other conditions" in text
+    monkeypatch.setattr(registry, "shipped", lambda task: ["passthrough"])
+    merit = merits_of(compared, SETTINGS, "report.md")["passthrough"]
+    assert merit.mixtures == 2 and merit.si_sdr_db == pytest.approx(-15, abs=1)
 
 
 def test_a_broken_file_of_measurements_is_named(folder: Path, tmp_path: Path) -> None:
@@ -120,7 +160,7 @@ def test_an_interval_is_students() -> None:
 def made_up(label: str, model: str, sdr_db: float, outcome: Outcome) -> tuple[System, list[Measurement]]:
     """Ten mixtures at each level, all about as good."""
     return System(label, model), [
-        Measurement(level_db, number, sdr_db + 0.01 * number, 1.0, 1.0, 1.0, outcome, 7)
+        Measurement(level_db, number, CLEAN, sdr_db + 0.01 * number, 1.0, 1.0, 1.0, outcome, 7)
         for level_db in LEVELS_DB
         for number in range(10)
     ]
@@ -140,15 +180,15 @@ def test_what_differs_from_the_paper_is_said_and_what_separation_brings_is_count
     ]
     measured = {system.label: rows for system, rows in made}
     tests = TestSet(folder, "test", 10)
-    comparison = Comparison([system for system, _ in made], measured, tests)
-    text = write(comparison, SETTINGS, "bgm evaluate", tmp_path).read_text()
+    compared = Comparison([system for system, _ in made], measured, tests)
+    text = write(compared, SETTINGS, "bgm evaluate", tmp_path).read_text()
     # The paper has its MDenseNet ahead: 6.91 to 6.26 and 3.74 to 3.18.
     assert "- at 0 dB, unet less mdensenet: 1.00 ± 0.00 (paper: -0.65)" in text
     assert "- at -10 dB, unet less mdensenet: 1.00 ± 0.00 (paper: -0.56)" in text
-    right = identification_table(comparison).set_index("network")
+    right = identification_table(compared).set_index("network")
     assert right.loc["unet"].tolist() == ["10 (+100.0 ± 0.0)"] * 4 + [0]
     assert right.loc[MIXTURE].tolist() == ["0"] * 4 + [40]
-    assert either_table(comparison).to_numpy().tolist() == [["unet", *[10] * 4], ["mdensenet", *[0] * 4]]
+    assert either_table(compared).to_numpy().tolist() == [["unet", *[10] * 4], ["mdensenet", *[0] * 4]]
 
 
 def test_the_report_sets_networks_beside_the_paper(
@@ -161,7 +201,9 @@ def test_the_report_sets_networks_beside_the_paper(
         registry.save(network.build(), network, weights.with_stem(name), {"audio_hours": "0.5"})
     models = ("--model", weights.with_stem("unet"), "--model", f"a|b={weights.with_stem('nmf')}")
     arguments = ["evaluate", "--corpus", folder, "-o", tmp_path / "r", "--only", "separation", *models]
-    done = CliRunner().invoke(app, [*map(str, arguments), "--mixtures", "1", "--device", "cpu"])
+    done = CliRunner().invoke(
+        app, [*map(str, arguments), "--mixtures", "1", "--conditions", "0", "--device", "cpu"]
+    )
     assert done.exit_code == 0, done.output
     text = (tmp_path / "r/separation.md").read_text()
     assert "(6.26)" in text, "the paper's SDR of its U-Net"

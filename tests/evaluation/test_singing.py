@@ -1,0 +1,44 @@
+"""What becomes of singing is what happens to the places that are named."""
+
+from pathlib import Path
+
+import pytest
+from made_up import made_up_corpus
+from typer.testing import CliRunner
+
+from bgm_pipeline.cli import app
+from bgm_pipeline.evaluation.mixtures import TestSet
+from bgm_pipeline.evaluation.singing import Place, measure, write
+from bgm_pipeline.pipeline import Networks
+from bgm_pipeline.settings import load_settings
+
+
+@pytest.fixture
+def tests(tmp_path: Path) -> TestSet:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    made_up_corpus(folder, "test")
+    return TestSet(folder, "test", 1)
+
+
+def test_the_mixture_as_it_is_keeps_singing_whole_and_leaves_speech_over_it(tests: TestSet) -> None:
+    settings = load_settings(model="passthrough", device="cpu")
+    networks = Networks(settings)
+    sung = measure(Place("test", "song3.flac", 12.0, 0.9), 0, tests, networks, settings)
+    assert sung.kept_db == pytest.approx(0, abs=0.01)
+    assert sung.si_sdr_db == pytest.approx((0, -10), abs=0.3)
+    text = write([sung.place], [sung], tests, networks, "bgm evaluate", tests.folder).read_text()
+    assert "| song3, 12 s | 0.90 | 0.0 |" in text
+    assert "test,song3.flac,12,0.900" in (tests.folder / "singing.csv").read_text()
+
+
+def test_a_corpus_without_singing_is_said_to_have_none(
+    tests: TestSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BGM_MODEL", "passthrough")
+    out = tests.folder / "r"
+    arguments = ("evaluate", "--corpus", tests.folder, "-o", out, "--only", "singing", "--device", "cpu")
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    text = (out / "passthrough.singing.md").read_text()
+    assert "There is none in the test split" in text
