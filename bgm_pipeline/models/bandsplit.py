@@ -34,8 +34,7 @@ class BandSplit(nn.Module):
 
     def __init__(self, maps: int = 16, width: int = 64, layers: int = 3) -> None:
         super().__init__()
-        near = {"kernel_size": 3, "padding": 1}
-        self.listen = nn.Sequential(nn.Conv2d(1, maps, **near), nn.ReLU())
+        self.listen = nn.Sequential(nn.Conv2d(1, maps, 3, padding=1), nn.ReLU())
         self.gather = nn.ModuleList(
             [
                 nn.Conv2d(maps, 2 * maps, (6, 3), stride=(4, 1), padding=(1, 1)),
@@ -54,7 +53,7 @@ class BandSplit(nn.Module):
             ]
         )
         self.mask = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(maps, maps, **near), nn.ReLU(), nn.Conv2d(maps, 1, **near)
+            nn.ReLU(), nn.Conv2d(maps, maps, 3, padding=1), nn.ReLU(), nn.Conv2d(maps, 1, 3, padding=1)
         )
 
     def forward(self, magnitude: Tensor) -> Tensor:
