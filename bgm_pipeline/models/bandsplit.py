@@ -6,6 +6,8 @@ run over every band alike, as in the dual-path network of Le et al. 2021 ("DPCRN
 learn the few speakers of a small corpus by heart; a place in the spectrum is known by one vector a band.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +57,7 @@ class BandSplit(nn.Module):
         self.mask = nn.Sequential(
             nn.ReLU(), nn.Conv2d(maps, maps, 3, padding=1), nn.ReLU(), nn.Conv2d(maps, 1, 3, padding=1)
         )
+        self.apply(start_evenly)
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """Mask of the target.
@@ -76,6 +79,17 @@ class BandSplit(nn.Module):
         bands = self.norm(self.layers(bands + self.place)).permute(0, 3, 1, 2)  # (batch, width, band, step)
         groups = (groups + self.spread[0](bands)).relu()
         return torch.sigmoid(self.mask(bins + self.spread[1](groups)))  # (batch, 1, 512, frame)
+
+
+def start_evenly(layer: nn.Module) -> None:
+    """Weights of He et al. 2015 for convolutions, so that gradients reach the bands.
+
+    With torch's own, a few hundred steps teach hardly more than one constant mask.
+    """
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        # A transposed convolution whose stride is its kernel adds up one tap of each map.
+        taps = 1 if isinstance(layer, nn.ConvTranspose2d) else layer.weight[0, 0].numel()
+        nn.init.normal_(layer.weight, 0, math.sqrt(2 / (layer.in_channels * taps)))
 
 
 class OverTime(nn.Module):

@@ -24,13 +24,7 @@ def test_the_mask_has_the_shape_of_the_mixture(network: BandSplit, frames: int) 
     with torch.inference_mode():
         mask = network(magnitudes(frames))
     assert mask.shape == (2, 1, 513, frames)
-    assert mask.min() > 0 and mask.max() < 1
-
-
-def test_a_mask_of_about_one_half_to_begin_with(network: BandSplit) -> None:
-    """Silence would be hard to leave again."""
-    with torch.inference_mode():
-        assert network(magnitudes(40)).mean() == pytest.approx(0.5, abs=0.1)
+    assert mask.min() >= 0 and mask.max() <= 1
 
 
 def test_no_band_has_weights_of_its_own() -> None:
@@ -44,12 +38,15 @@ def test_no_band_has_weights_of_its_own() -> None:
     assert torch.allclose(mask[:, :, 64:400], higher[:, :, 64 + BAND_BINS : 400 + BAND_BINS], atol=1e-5)
 
 
-def test_one_corner_of_the_spectrogram_is_heard_in_the_other(network: BandSplit) -> None:
+def test_a_new_network_hears_far_bands_and_steps(network: BandSplit) -> None:
+    """Else it takes long to learn more than one mask for everything."""
     quiet = magnitudes(60)
     loud = quiet.clone()
-    loud[:, :, :16, :2] += 10
+    loud[:, :, :32, :8] += 10
     with torch.inference_mode():
-        assert (network(loud) - network(quiet))[:, :, -16:, -2:].abs().max() > 0
+        changed = (network(loud) - network(quiet)).abs()
+    assert changed[:, :, :32, 24:].max() > 1e-3  # later, in the same bands, enough to learn from
+    assert changed[:, :, -32:, :8].max() > 0  # at the same time, in far bands
 
 
 def test_it_costs_no_more_than_a_compact_network_may() -> None:
