@@ -1,114 +1,99 @@
-"""A compact network for machines without a GPU: bands of the spectrum, recurrent over time, mixed per step.
+"""A compact network for machines without a GPU: bands of the spectrum, read along time and along the bands.
 
-The idea is Luo & Yu 2022 ("Music source separation with band-split RNN"): bins are gathered into bands that
-are narrow where music has its partials, each band becomes a vector, and a complex mask is read back from it.
-Three things are ours, all for the sake of CPUs: two frames share one step, recurrent layers run over time
-alone, and bands are mixed by the two small perceptrons of Tolstikhin et al. 2021 ("MLP-Mixer").
+The idea is Luo & Yu 2022 ("Music source separation with band-split RNN"), but no weight belongs to one band:
+convolutions gather the bins into bands and spread the bands over the bins again, and the recurrent layers
+run over every band alike, as in the dual-path network of Le et al. 2021 ("DPCRN"). Weights of one band each
+learn the few speakers of a small corpus by heart; a place in the spectrum is known by one vector a band.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-BANDS = ((8, 4), (12, 8), (8, 16), (8, 32))
-"""(bands, bins a band) from 0 Hz up: 63 Hz wide below 0.5 kHz, 125 Hz below 2 kHz, 250 Hz below 4 kHz, 500 Hz
-above. The Nyquist bin gets no music."""
+from bgm_pipeline.models.blocks import BINS, mask_of_all_bins
+
+BAND_BINS = 16
+"""Bins that make a band: 250 Hz."""
 
 STEP_FRAMES = 2
-"""Frames that share one step."""
+"""Frames that make a step: 32 ms."""
 
 COMPRESSION = 0.3
 """Exponent of the magnitudes that the network hears, so that what is quiet can be heard beside loud."""
 
-_TINY = 1e-8
+_TINY = 1e-6
 
 
 class BandSplit(nn.Module):
-    """Complex spectrogram of a mixture to that of its music.
+    """Magnitude spectrogram of a mixture to a mask of its music.
 
     Args:
+        maps: of the convolutions over all bins and frames.
         width: length of the vector that a band is in one step.
-        hidden: units of each recurrent layer, in each direction.
-        layers: recurrent layers, each followed by a mixing of the bands.
+        layers: recurrent layers over time, each followed by one over the bands.
     """
 
-    def __init__(self, width: int = 64, hidden: int = 64, layers: int = 4) -> None:
+    def __init__(self, maps: int = 16, width: int = 64, layers: int = 3) -> None:
         super().__init__()
-        self.encoders = nn.ModuleList(PerBand(n, STEP_FRAMES * bins * 3, width) for n, bins in BANDS)
-        self.layers = nn.ModuleList(
-            nn.Sequential(OverTime(width, hidden), OverBands(sum(n for n, _ in BANDS), width))
-            for _ in range(layers)
+        self.listen = nn.Sequential(nn.Conv2d(1, maps, 3, padding=1), nn.ReLU())
+        self.gather = nn.ModuleList(
+            [
+                nn.Conv2d(maps, 2 * maps, (6, 3), stride=(4, 1), padding=(1, 1)),
+                nn.Conv2d(2 * maps, width, (6, 4), stride=(4, STEP_FRAMES), padding=(1, 1)),
+            ]
+        )
+        self.place = nn.Parameter(torch.zeros(BINS // BAND_BINS, 1, width))
+        self.layers = nn.Sequential(
+            *(nn.Sequential(OverTime(width, width), OverBands(width, width // 2)) for _ in range(layers))
         )
         self.norm = nn.LayerNorm(width)
-        decoders = [PerBand(n, width, STEP_FRAMES * bins * 4) for n, bins in BANDS]
-        # A mask of about one half to begin with: silence is hard to leave again.
-        for decoder in decoders:
-            decoder.weight.data *= 0.3
-            decoder.bias.data.unflatten(-1, (-1, 4))[..., 0] = 1.0
-        self.decoders = nn.ModuleList(decoders)
+        self.spread = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(width, 2 * maps, (4, STEP_FRAMES), stride=(4, STEP_FRAMES)),
+                nn.ConvTranspose2d(2 * maps, maps, (4, 1), stride=(4, 1)),
+            ]
+        )
+        self.mask = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(maps, maps, 3, padding=1), nn.ReLU(), nn.Conv2d(maps, 1, 3, padding=1)
+        )
+        self.apply(start_evenly)
 
-    def forward(self, spectrogram: Tensor) -> Tensor:
-        """Estimate of the music.
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """Mask of the target.
 
         Args:
-            spectrogram: complex, ``(batch, 1, 513, frame)``, any number of frames; scaled as
+            magnitude: ``(batch, 1, 513, frame)``, non-negative, any number of frames; scaled as
                 `transforms.normalising_gain` says.
 
         Returns:
-            Complex, of the same shape.
+            ``(batch, 1, 513, frame)``, each value in 0..1.
         """
-        frames = spectrogram.shape[-1]
-        x = torch.view_as_real(spectrogram[:, 0, :-1])  # (batch, 512, frame, 2)
-        x = nn.functional.pad(x, (0, 0, 0, -frames % STEP_FRAMES))
-        magnitude = x.square().sum(-1, keepdim=True).clamp_min(_TINY).sqrt()
-        heard = torch.cat([x * magnitude ** (COMPRESSION - 1), magnitude**COMPRESSION], dim=-1)
-        y = torch.cat([encode(b) for encode, b in zip(self.encoders, split(heard), strict=True)], dim=1)
-        for layer in self.layers:
-            y = layer(y)  # (batch, band, step, width)
-        counts = [n for n, _ in BANDS]
-        masks = [
-            join(decode(b), bins)
-            for decode, b, (_, bins) in zip(
-                self.decoders, self.norm(y).split(counts, dim=1), BANDS, strict=True
-            )
-        ]
-        value, gate = torch.cat(masks, dim=1).split(2, dim=-1)  # (batch, 512, frame, 2) each
-        mask = torch.view_as_complex((value * gate.sigmoid())[:, :, :frames].float().contiguous())
-        return nn.functional.pad((spectrogram[:, 0, :-1] * mask)[:, None], (0, 0, 0, 1))
+        return mask_of_all_bins(self._mask, magnitude, STEP_FRAMES)
+
+    def _mask(self, magnitude: Tensor) -> Tensor:
+        heard = (magnitude + _TINY) ** COMPRESSION
+        bins = self.listen(heard)  # (batch, maps, 512, frame)
+        groups = self.gather[0](bins).relu()  # (batch, 2 * maps, 128, frame)
+        bands = self.gather[1](groups).permute(0, 2, 3, 1)  # (batch, band, step, width)
+        bands = self.norm(self.layers(bands + self.place)).permute(0, 3, 1, 2)  # (batch, width, band, step)
+        groups = (groups + self.spread[0](bands)).relu()
+        return torch.sigmoid(self.mask(bins + self.spread[1](groups)))  # (batch, 1, 512, frame)
 
 
-def split(x: Tensor) -> list[Tensor]:
-    """``(batch, 512, frame, channel)`` to ``(batch, band, step, feature)`` for each group of `BANDS`."""
-    groups, first = [], 0
-    for count, bins in BANDS:
-        group = x[:, first : first + count * bins]
-        group = group.unflatten(1, (count, bins)).unflatten(3, (-1, STEP_FRAMES))
-        groups.append(
-            group.permute(0, 1, 3, 2, 4, 5).flatten(3)
-        )  # (batch, band, step, bins * frames * channel)
-        first += count * bins
-    return groups
+def start_evenly(layer: nn.Module) -> None:
+    """Weights of He et al. 2015 for convolutions, so that gradients reach the bands.
 
-
-def join(x: Tensor, bins: int) -> Tensor:
-    """``(batch, band, step, bins * frames * 4)`` to ``(batch, band * bins, frame, 4)``."""
-    x = x.unflatten(3, (bins, STEP_FRAMES, 4)).permute(0, 1, 3, 2, 4, 5)
-    return x.flatten(3, 4).flatten(1, 2)
-
-
-class PerBand(nn.Module):
-    """A linear layer of its own for each band: ``(batch, band, step, inputs)`` to ``(..., outputs)``."""
-
-    def __init__(self, bands: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(bands, inputs, outputs).uniform_(-1, 1) * inputs**-0.5)
-        self.bias = nn.Parameter(torch.zeros(bands, 1, outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.bias
+    With torch's own, a few hundred steps teach hardly more than one constant mask.
+    """
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        # A transposed convolution whose stride is its kernel adds up one tap of each map.
+        taps = 1 if isinstance(layer, nn.ConvTranspose2d) else layer.weight[0, 0].numel()
+        nn.init.normal_(layer.weight, 0, math.sqrt(2 / (layer.in_channels * taps)))
 
 
 class OverTime(nn.Module):
-    """Residual layer of a bidirectional LSTM over the steps; all bands share it."""
+    """Residual layer of a bidirectional LSTM along the steps of each band."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -122,16 +107,9 @@ class OverTime(nn.Module):
         return x + self.project(y).unflatten(0, x.shape[:2])
 
 
-class OverBands(nn.Module):
-    """Residual mixing of one step's bands: a perceptron across bands, then one across the vector's parts."""
-
-    def __init__(self, bands: int, width: int) -> None:
-        super().__init__()
-        self.across = nn.Sequential(nn.Linear(bands, 2 * bands), nn.ReLU(), nn.Linear(2 * bands, bands))
-        self.within = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
-        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+class OverBands(OverTime):
+    """The same along the bands of each step."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, band, step, width)``, and out again."""
-        x = x + self.across(self.norms[0](x).transpose(1, 3)).transpose(1, 3)
-        return x + self.within(self.norms[1](x))
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)

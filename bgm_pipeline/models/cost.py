@@ -67,5 +67,4 @@ def _segment(network: Network) -> Tensor:
     """What the network gets to see of 12 s: noise, at the usual level."""
     if network.task == "detection" or network.domain == "waveform":
         return REFERENCE_RMS * torch.randn(1, 1, SEGMENT_SAMPLES)
-    shape = (1, 1, N_FFT // 2 + 1, SEGMENT_SAMPLES // HOP_LENGTH + 1)
-    return torch.rand(shape, dtype=torch.complex64 if network.domain == "spectrum" else torch.float32)
+    return torch.rand(1, 1, N_FFT // 2 + 1, SEGMENT_SAMPLES // HOP_LENGTH + 1)

@@ -9,11 +9,10 @@ from bgm_pipeline.transforms import Stft, normalising_gain
 
 _TINY = 1e-9
 
-Domain = Literal["magnitude", "spectrum", "waveform"]
+Domain = Literal["magnitude", "waveform"]
 """What a separation network takes and gives, always at the level that `normalising_gain` sets:
 
 * "magnitude": magnitudes ``(batch, 1, 513, frame)`` to a mask of that shape, for the mixture's spectrum;
-* "spectrum": the mixture's complex spectrum ``(batch, 1, 513, frame)`` to that of the music;
 * "waveform": the mixture's samples ``(batch, 1, sample)`` to those of the music.
 """
 
@@ -46,8 +45,7 @@ class MusicEstimator(nn.Module):
             estimate: Tensor = network(levelled)
             return estimate / gain
         spectrum = self.stft(levelled)  # (batch, 1, freq, frame)
-        spectrum = network(spectrum) if self.domain == "spectrum" else network(spectrum.abs()) * spectrum
-        return self.stft.inverse(spectrum, mixture.shape[-1]) / gain
+        return self.stft.inverse(network(spectrum.abs()) * spectrum, mixture.shape[-1]) / gain
 
     def softened(self, estimate: Tensor, mixture: Tensor, exponent: float) -> Tensor:
         """The mixture times a power of the estimate's share of it in every bin.

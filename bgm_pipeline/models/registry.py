@@ -59,7 +59,7 @@ NETWORKS = {
         Network("unet", "separation", UNet, "Jansson et al. 2017"),
         Network("wave_unet", "separation", WaveUNet, "Stoller et al. 2018", domain="waveform"),
         Network("blstm", "separation", Blstm, "Uhlich et al. 2017, as in Open-Unmix"),
-        Network("bandsplit", "separation", BandSplit, "after Luo & Yu 2022", domain="spectrum"),
+        Network("bandsplit", "separation", BandSplit, "after Luo & Yu 2022"),
         Network("nmf", "separation", Nmf, "Schmidt & Olsson 2006", trained_by="factorisation"),
         Network("passthrough", "separation", Passthrough, "the mixture as it is; a base line", False),
         Network("music_detector", "detection", MusicDetector, "after Cakir et al. 2017"),

@@ -55,6 +55,17 @@ class MixingSettings:
     noise: float = 0.2
     hum: float = 0.05
     codec: float = 0.08
+    coloured: float = 0.0
+    """Tracks and speakers through a filter of random gains, see `colour`. Like the four settings below, it
+    makes other voices and other instruments of the few that were recorded."""
+    band_limited: float = 0.0
+    """Speech that lacks what is low and what is high, as of telephones and old recordings."""
+    far_speed: float = 0.0
+    """Tracks and speakers at 0.7 to 1.4 of their speed."""
+    two_voices: float = 0.0
+    """A second speaker beside the first one."""
+    two_tracks: float = 0.0
+    """A second track over the first one."""
     cuts: float = 0.0
     """A hard cut from one such mixture to another, at another level."""
 
@@ -164,6 +175,13 @@ class Mixer:
         return Mixture(mixture, music, playing(music), level_db)
 
     def play(self, length: int, rng: Generator) -> Samples:
+        """A random span of a random track, sometimes of two, equalised or coloured."""
+        span = self.track(length, rng)
+        if self.settings.two_tracks and rng.random() < self.settings.two_tracks:
+            span = beside(span, self.track(length, rng), rng)
+        return span
+
+    def track(self, length: int, rng: Generator) -> Samples:
         """A random span of a random track, every minute as likely as any other; sometimes equalised."""
         is_calm = self.settings.calm and rng.random() < self.settings.calm
         tracks = self.calm if is_calm else self.music
@@ -174,9 +192,18 @@ class Mixer:
         needed = math.ceil(length * speed) + (speed != 1)
         start = int(rng.integers(max(1, total - needed)))
         span = fit(at_speed(self.read(clip, start, needed), speed)[:length], length, rng)
-        return equalise(span, rng) if rng.random() < self.settings.equalised else span
+        return self.filtered(span, rng)
 
     def talk(self, length: int, rng: Generator) -> Samples:
+        """One speaker, sometimes two, as other voices, rooms and lines make them sound."""
+        out = self.speaker(length, rng)
+        if self.settings.two_voices and rng.random() < self.settings.two_voices:
+            out = beside(out, self.speaker(length, rng), rng)
+        if self.settings.band_limited and rng.random() < self.settings.band_limited:
+            out = band_limit(out, rng)
+        return out
+
+    def speaker(self, length: int, rng: Generator) -> Samples:
         """Utterances of one speaker, joined with pauses of 50 to 400 ms."""
         clips = self.speakers[sorted(self.speakers)[rng.integers(len(self.speakers))]]
         out = np.zeros(length, np.float32)
@@ -190,7 +217,14 @@ class Mixer:
             at += len(words) + int(rng.uniform(0.05, 0.4) * SAMPLE_RATE)
         if self.settings.reverberant and rng.random() < self.settings.reverberant:
             out = in_a_room(out, rng)
-        return equalise(out, rng) if rng.random() < self.settings.equalised else out
+        return self.filtered(out, rng)
+
+    def filtered(self, samples: Samples, rng: Generator) -> Samples:
+        """Sometimes equalised, sometimes coloured."""
+        s = self.settings
+        if rng.random() < s.equalised:
+            samples = equalise(samples, rng)
+        return colour(samples, rng) if s.coloured and rng.random() < s.coloured else samples
 
     def effects(self, length: int, rng: Generator) -> Samples:
         """One to four sounds that are neither speech nor music, at random times, speeds and levels."""
@@ -221,6 +255,8 @@ class Mixer:
 
     def speed(self, rng: Generator) -> float:
         """Of the next track or speaker; 1 as recorded."""
+        if self.settings.far_speed and rng.random() < self.settings.far_speed:
+            return float(2 ** rng.uniform(-0.5, 0.5))
         if not self.settings.other_speed or rng.random() >= self.settings.other_speed:
             return 1.0
         return float(rng.uniform(0.85, 1.18))
@@ -285,6 +321,29 @@ def equalise(samples: Samples, rng: Generator) -> Samples:
     high = sosfilt(_shelf(int(rng.choice([1500, 2500, 4000])), "high"), samples)
     bass, treble = 10 ** (rng.uniform(-9, 9, 2) / 20) - 1
     return np.asarray(samples + bass * low + treble * high, dtype=np.float32)
+
+
+def colour(samples: Samples, rng: Generator) -> Samples:
+    """Through a filter without phase: a random gain of -12 to 12 dB at every octave from 63 Hz to 8 kHz, and
+    straight lines between them."""
+    octaves = np.log2(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE).clip(62.5) / 62.5)
+    gains_db = np.interp(octaves, np.arange(8), rng.uniform(-12, 12, 8))
+    return np.fft.irfft(np.fft.rfft(samples) * 10 ** (gains_db / 20), len(samples)).astype(np.float32)
+
+
+def band_limit(samples: Samples, rng: Generator) -> Samples:
+    """Without what is below 60 to 400 Hz and above 3 to 7 kHz."""
+    edges_hz = 60 * (400 / 60) ** rng.random(), rng.uniform(3000, 7000)
+    band = butter(4, edges_hz, "bandpass", fs=SAMPLE_RATE, output="sos")
+    return np.asarray(sosfilt(band, samples), dtype=np.float32)
+
+
+def beside(first: Samples, second: Samples, rng: Generator) -> Samples:
+    """Adds a second sound, up to 12 dB below the first one."""
+    first_rms, second_rms = active_rms(first), active_rms(second)
+    if second_rms == 0:
+        return first
+    return first + second * np.float32(first_rms / second_rms * 10 ** (rng.uniform(-12, 0) / 20))
 
 
 def shaped_noise(length: int, rng: Generator) -> Samples:

@@ -1,44 +1,74 @@
 """What the losses call better is better to the ear: nearer to the music, also where it is quiet or absent."""
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bgm_pipeline.training.losses import spectrum_loss
-from bgm_pipeline.transforms import REFERENCE_RMS, Stft
+from bgm_pipeline.models import registry
+from bgm_pipeline.training.losses import VARIED, SeparationObjective, objective_for
+from bgm_pipeline.transforms import REFERENCE_RMS
 
 LENGTH = 16_384
+
+
+class Keep(nn.Module):
+    """A mask that keeps the same share of every bin."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.tensor(share))
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        return self.share.expand(magnitude.shape)
 
 
 def noise(seed: int, level: float = REFERENCE_RMS) -> Tensor:
     return level * torch.randn(1, 1, LENGTH, generator=torch.manual_seed(seed))
 
 
-def loss(estimate: Tensor, music: Tensor) -> float:
-    stft = Stft()
-    return float(spectrum_loss(stft(estimate), stft(music)))
+def losses(
+    objective: SeparationObjective, mixture: Tensor, music: Tensor, shares: list[float]
+) -> list[float]:
+    batch = {"mixture": mixture, "music": music}
+    return [float(objective.loss(Keep(share), batch).detach()) for share in shares]
 
 
-def test_the_nearer_estimate_has_the_smaller_loss_at_any_level_of_the_music() -> None:
-    speech = noise(1)
-    for level in (1.0, 0.1, 0.03):
-        music = noise(2, level * REFERENCE_RMS)
-        losses = [loss(music + left * speech, music) for left in (1.0, 0.3, 0.1, 0.03, 0.01)]
-        assert losses == sorted(losses, reverse=True)
-        assert losses[-1] < 0.3 * losses[0]
+@pytest.mark.parametrize("compression", [None, 0.5])
+def test_the_share_that_is_music_is_the_best_mask_at_any_level(compression: float | None) -> None:
+    objective = SeparationObjective(compression=compression)
+    mixture = noise(1)
+    for share in (1.0, 0.3, 0.03):
+        found = losses(objective, mixture, share * mixture, [share / 4, share / 2, share])
+        assert found == sorted(found, reverse=True)
+        assert found[-1] < 1e-4
 
 
-def test_where_there_is_no_music_silence_is_the_best_answer() -> None:
-    silence = torch.zeros(1, 1, LENGTH)
-    losses = [loss(noise(1, level), silence) for level in (0.1, 0.01, 0.001)] + [loss(silence, silence)]
-    assert losses == sorted(losses, reverse=True)
+@pytest.mark.parametrize("compression", [None, 0.5])
+def test_where_there_is_no_music_silence_is_the_best_answer(compression: float | None) -> None:
+    found = losses(
+        SeparationObjective(compression=compression), noise(1), 0 * noise(1), [1.0, 0.1, 0.01, 0.0]
+    )
+    assert found == sorted(found, reverse=True)
 
 
-def test_the_phase_counts() -> None:
-    music = noise(2)
-    assert loss(-music, music) > loss(0.5 * music, music) > loss(music, music)
+def test_compressed_magnitudes_keep_music_that_is_seldom_there() -> None:
+    """One example of four is music: silence is the median's answer, and not the mean's."""
+    mixture = noise(1).expand(4, -1, -1)
+    music = torch.cat([mixture[:1], torch.zeros(3, 1, LENGTH)])
+    shares = [0.0, 0.06, 1.0]
+    median = losses(SeparationObjective(), mixture, music, shares)
+    mean = losses(SeparationObjective(compression=0.5), mixture, music, shares)
+    assert min(median) == median[0]
+    assert min(mean) == mean[1]
 
 
 def test_gradients_are_finite_in_silence() -> None:
-    estimate = torch.zeros(1, 1, 513, 9, dtype=torch.complex64, requires_grad=True)
-    spectrum_loss(estimate, torch.zeros(1, 1, 513, 9, dtype=torch.complex64)).backward()
-    assert estimate.grad is not None and torch.isfinite(torch.view_as_real(estimate.grad)).all()
+    mask = Keep(0.0)
+    silence = torch.zeros(1, 1, LENGTH)
+    SeparationObjective(compression=0.5).loss(mask, {"mixture": silence, "music": silence}).backward()
+    assert mask.share.grad is not None and torch.isfinite(mask.share.grad)
+
+
+def test_the_compact_network_alone_learns_from_varied_mixtures() -> None:
+    assert objective_for(registry.get("bandsplit")).mixing == VARIED
+    assert objective_for(registry.get("2dmmdensenet")).mixing != VARIED

@@ -16,6 +16,9 @@ from bgm_pipeline.training.mixing import (
     MixtureDataset,
     active_rms,
     at_speed,
+    band_limit,
+    beside,
+    colour,
     duck,
     equalise,
     in_a_room,
@@ -131,6 +134,46 @@ def test_an_equaliser_changes_the_balance_by_at_most_9_db() -> None:
     assert np.std(changes) > 1
 
 
+def test_a_colour_changes_every_octave_by_at_most_12_db_each_by_its_own() -> None:
+    octaves = [tone(hz) for hz in (125, 500, 2000, 6000)]
+    changes = []
+    for seed in range(20):
+        coloured = [colour(x, np.random.default_rng(seed)) for x in octaves]
+        changes.append([20 * np.log10(active_rms(y) / 0.0707) for y in coloured])
+    assert np.abs(changes).max() < 12.5
+    assert np.abs(np.corrcoef(np.array(changes).T) - np.eye(4)).max() < 0.8
+    assert np.std(changes) > 4
+
+
+def test_a_band_limit_leaves_what_makes_speech_plain() -> None:
+    for seed in range(10):
+        hum, voice, hiss = (band_limit(tone(hz), np.random.default_rng(seed)) for hz in (30, 1000, 7900))
+        assert active_rms(voice[SAMPLE_RATE:]) == pytest.approx(0.0707, rel=0.05)
+        assert active_rms(hum[SAMPLE_RATE:]) < 0.01
+        assert active_rms(hiss[SAMPLE_RATE:]) < 0.05
+
+
+def test_a_second_sound_is_up_to_12_db_below_the_first() -> None:
+    first, second, silence = tone(300), tone(700, level=0.8), np.zeros(LENGTH, np.float32)
+    for seed in range(20):
+        both = beside(first, second, np.random.default_rng(seed))
+        assert -12.1 < 20 * np.log10(active_rms(both - first) / active_rms(first)) < 0.1
+    assert np.array_equal(beside(first, silence, np.random.default_rng(1)), first)
+
+
+def test_two_voices_and_two_tracks_are_heard_in_one_mixture(corpus: Corpus) -> None:
+    for kind, second, pitches in (
+        ("music_alone", "two_tracks", (3000, 3050)),
+        ("speech_alone", "two_voices", (300, 350)),
+    ):
+        heard = set()
+        for seed in range(12):
+            made = mixer(corpus, **{kind: 1.0, second: 1.0}).mix(LENGTH, np.random.default_rng(seed))
+            spectrum = np.abs(np.fft.rfft(made.mixture * np.hanning(LENGTH)))
+            heard.add(tuple(bool(spectrum[hz * 4] > spectrum.max() / 10) for hz in pitches))
+        assert (True, True) in heard
+
+
 def test_levels_stay_below_full_scale() -> None:
     loud = tone(500, 1, level=0.01)
     loud[100] = 0.5
@@ -145,14 +188,19 @@ def test_speed_changes_pitch_and_length() -> None:
     assert np.argmax(np.abs(np.fft.rfft(fast))) * SAMPLE_RATE / len(fast) == pytest.approx(625, abs=2)
 
 
-def test_a_tape_at_another_speed_changes_the_pitch_of_track_and_speaker(corpus: Corpus) -> None:
+@pytest.mark.parametrize(
+    ("chance", "slowest", "fastest"), [("other_speed", 0.85, 1.18), ("far_speed", 0.7, 1.42)]
+)
+def test_a_tape_at_another_speed_changes_the_pitch_of_track_and_speaker(
+    corpus: Corpus, chance: str, slowest: float, fastest: float
+) -> None:
     pitches = set()
     for seed in range(12):
         for kind, hz in (("music_alone", 3000), ("speech_alone", 300)):
-            made = mixer(corpus, **{kind: 1.0}, other_speed=1.0).mix(LENGTH, np.random.default_rng(seed))
+            made = mixer(corpus, **{kind: 1.0, chance: 1.0}).mix(LENGTH, np.random.default_rng(seed))
             assert len(made.mixture) == LENGTH
             heard = np.argmax(np.abs(np.fft.rfft(made.mixture))) * SAMPLE_RATE / LENGTH
-            assert 0.84 * hz < heard < 1.19 * (hz + 50)
+            assert slowest * hz - 2 < heard < fastest * (hz + 50) + 2
             pitches.add(round(heard))
     assert len(pitches) > 12
 
