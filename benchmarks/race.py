@@ -54,7 +54,7 @@ def loads(main_minutes: tuple[float, float], compact_minutes: tuple[float, ...])
 
 
 FULL = Plan(24, 1.0, 3, loads((0.4, 2), (1, 10, 30)), 2)
-QUICK = Plan(12, 0.2, 1, loads((0.2, 0.4), (0.2, 1)), 1)
+QUICK = Plan(24, 0.2, 1, loads((0.2, 0.4), (0.2, 1)), 1)
 
 
 def main() -> int:
@@ -69,11 +69,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bgm-race-") as name:
         folder = Path(name)
         prepared = run_turn(folder, "--prepare", str(plan.audio_s))
-        results, failures = race(folder, plan, rounds, prepared["gflop"])
+        able = [one for one in contestants() if one.name not in prepared["cannot"]]
+        results, failures = race(folder, plan, rounds, able, prepared["gflop"])
         make_programmes(folder, plan.loads)
         costs = grow(folder, plan)
     option = (" --quick" if arguments.quick else "") + (f" --rounds {rounds}" if arguments.rounds else "")
     done = Race(f"python benchmarks/race.py{option}", rounds, results, costs, failures, load_1)
+    done.cannot = prepared["cannot"]
     done.gpu, done.help_cpu_s, done.load_rounds = prepared["gpu"], help_cpu_s(), plan.load_rounds
     done.pipeline_aims = pipeline_aims(arguments.quick)
     picture = arguments.report.with_suffix(".png").name if arguments.report else None
@@ -88,7 +90,7 @@ def main() -> int:
 
 
 def race(
-    folder: Path, plan: Plan, rounds: int, gflop: dict[str, float]
+    folder: Path, plan: Plan, rounds: int, able: list[Contestant], gflop: dict[str, float]
 ) -> tuple[list[Result], dict[str, str]]:
     """Turn after turn, round after round.
 
@@ -100,7 +102,7 @@ def race(
     most = min(2, os.cpu_count() or 1)
     for number in range(rounds):
         for threads in sorted({most, 1}, reverse=True):
-            for one in contestants():
+            for one in able:
                 if one.name in failures or (threads < most and not one.every_count):
                     continue
                 tell(f"round {number + 1} of {rounds}, {threads} threads: {one.name}")

@@ -28,11 +28,13 @@ class Contestant:
     """`EAGER`, or a value of ``Settings.engine``; empty where there is no choice."""
     every_count: bool = False
     """Takes turns with one thread, too."""
+    bfloat16: bool = False
+    """Computes in bfloat16, which is less exact."""
 
     @property
     def name(self) -> str:
         """Unique."""
-        return f"{self.what}, {self.engine}" if self.engine else self.what
+        return ", ".join(filter(None, (self.what, self.engine, "bfloat16" if self.bfloat16 else "")))
 
     @property
     def separates(self) -> bool:
@@ -49,8 +51,7 @@ BASE = Contestant("network", MAIN, EAGER, every_count=True)
 
 def engines() -> tuple[str, ...]:
     """Those of the settings, by name."""
-    field = Settings.model_fields.get("engine")
-    return tuple(name for name in get_args(field.annotation) if name != "auto") if field else ("torch",)
+    return tuple(name for name in get_args(Settings.model_fields["engine"].annotation) if name != "auto")
 
 
 def contestants() -> tuple[Contestant, ...]:
@@ -59,6 +60,7 @@ def contestants() -> tuple[Contestant, ...]:
     compact = [Contestant("network", COMPACT, engine, every_count=True) for engine in (EAGER, *engines())]
     return (
         *(SGEMM, BASE, *ours, *compact),
+        Contestant("network", MAIN, "openvino", bfloat16=True),
         *(Contestant("network", name, "auto") for name in CHEAP),
         Contestant("demucs", "Hybrid Transformer Demucs"),
         *(Contestant("openunmix", name) for name in ("umxl", "umxse")),

@@ -64,8 +64,8 @@ def measure(folder: Path, load: Load, model: str) -> Cost:
     """
     paths = [_programme(folder, load.minutes, number) for number in range(load.programmes)]
     threads = max(1, min(2, os.cpu_count() or 1) // load.processes)
-    environment = {**os.environ, "BGM_DATA_DIR": str(folder / "data"), "BGM_THREADS": str(threads)}
-    environment |= {"BGM_DATABASE_URL": "", "BGM_STEM_STORE": "", "BGM_SEPARATION__LOOK_FIRST": "false"}
+    environment = {**os.environ, "BGM_DATA_DIR": str(folder / "data"), "BGM_DATABASE_URL": ""}
+    environment |= {"BGM_STEM_STORE": "", "BGM_CACHE_DIR": str(folder / "cache"), "BGM_THREADS": str(threads)}
     bgm = [sys.executable, "-c", "from bgm_pipeline.cli import main; main()", "process"]
     options = ["--model", model, "--device", "cpu", "--keep", "all", "--force"]
     began = time.monotonic()

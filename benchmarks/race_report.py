@@ -65,6 +65,8 @@ class Race:
     load_1: float
     """The machine's load average when the race began."""
     load_rounds: int = 1
+    cannot: list[str] = field(default_factory=list)
+    """Contestants whose engine cannot have their network."""
     gpu: str | None = None
     help_cpu_s: float = 0.0
     pipeline_aims: list[Aim] = field(default_factory=list)
@@ -91,6 +93,7 @@ def rows(race: Race) -> list[dict[str, Any]]:
                 "contestant": one.contestant.name,
                 "task": "limit" if is_sgemm else "separation" if one.contestant.separates else "detection",
                 "kind": kind,
+                "is_exact": not one.contestant.bfloat16,
                 "threads": one.threads,
                 "rounds": len(one.turns),
                 "audio_s": audio_s,
@@ -125,7 +128,7 @@ def aims(race: Race) -> list[Aim]:
     shares = [
         (row["share_of_sgemm"], row)
         for row in rows(race)
-        if row["kind"] == "network" and row["contestant"].startswith(f"{MAIN},") and row["share_of_sgemm"]
+        if row["contestant"].startswith(f"{MAIN},") and row["is_exact"] and row["share_of_sgemm"]
     ]
     for threads in sorted({row["threads"] for _, row in shares}, reverse=True):
         share, row = max((pair for pair in shares if pair[1]["threads"] == threads), key=lambda pair: pair[0])
@@ -202,7 +205,7 @@ def _contestants(race: Race) -> Iterator[str]:
         "sound at 44.1 kHz in stereo (umxse: 16 kHz, mono), with random weights, which cost the same; they "
         "give four stems (umxse: two). Demucs without its random shifts, and on whole windows. Reading and "
         "resampling of files are not counted for anybody. Networks of ours whose weights do not ship have "
-        "random ones, too.",
+        "random ones, too. Computing in bfloat16 is off by default: it is less exact.",
         "",
     )
 
@@ -270,6 +273,7 @@ def _not_measured(race: Race) -> Iterator[str]:
         f"- {gpu}: nothing was timed on one.",
         "- More than two threads, other processors and other systems than this one.",
         "- How well anybody separates: weights are random in part, and this is about speed.",
+        *(f"- {name}: that engine cannot have this network." for name in race.cannot),
         *(f"- {name} did not finish: {why}" for name, why in race.failures.items()),
         "",
     )

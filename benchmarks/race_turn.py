@@ -30,10 +30,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from bgm_pipeline.detection import Calibration, Detector
 from bgm_pipeline.models import registry
 from bgm_pipeline.models.cost import gflop, gflop_of
+from bgm_pipeline.models.engines import has_graph
 from bgm_pipeline.models.estimate import MusicEstimator
 from bgm_pipeline.segments import Chunk, cut_chunks
 from bgm_pipeline.separation import Separator
-from bgm_pipeline.settings import Settings
+from bgm_pipeline.settings import SeparationSettings, Settings
 from bgm_pipeline.timebase import SAMPLE_RATE, SEGMENT_SAMPLES, s_to_samples
 from bgm_pipeline.transforms import normalising_gain
 from bgm_pipeline.types import Block, Samples
@@ -130,12 +131,13 @@ def _network(contestant: Contestant, folder: Path, threads: int) -> Prepared:
             mixtures = (torch.from_numpy(chunk.samples)[None, None] for chunk in chunks)
             return [estimator(loaded.module, mixture) for mixture in mixtures]
     else:
-        separator = Separator(loaded, _settings(folder, threads, contestant.engine))
+        separator = Separator(loaded, _settings(folder, threads, contestant.engine, contestant.bfloat16))
 
         def run(chunks: list[Chunk]) -> list[Any]:
             return list(separator.separate(chunks))
 
-    return Prepared(lambda: run(chunks), lambda: run(chunks[:1]), _seconds(chunks))
+    # An engine may give each core a chunk of its own.
+    return Prepared(lambda: run(chunks), lambda: run(chunks[:threads]), _seconds(chunks))
 
 
 def _demucs(contestant: Contestant, folder: Path, threads: int) -> Prepared:
@@ -223,8 +225,15 @@ def _unmix(name: str) -> nn.Module:
     return getattr(openunmix, name)(pretrained=False).eval()
 
 
-def _settings(folder: Path, threads: int, engine: str = "auto") -> Settings:
-    return Settings(data_dir=folder / "data", device="cpu", threads=threads, engine=engine)
+def _settings(folder: Path, threads: int, engine: str = "auto", bfloat16: bool = False) -> Settings:
+    return Settings(
+        data_dir=folder / "data",
+        cache_dir=folder / "cache",
+        device="cpu",
+        engine=engine,
+        threads=threads,
+        separation=SeparationSettings(bfloat16=bfloat16),
+    )
 
 
 # --- what is prepared ------------------------------------------------------------------------------
@@ -235,7 +244,8 @@ def prepare(folder: Path, seconds: float) -> dict[str, Any]:
 
     Returns:
         "gflop": billions of operations of a contestant for a second of sound (of sgemm: for a pass), as far
-        as they can be counted; without transforms. "gpu": the name of a GPU that is here, or None.
+        as they can be counted; without transforms. "cannot": contestants whose engine cannot have their
+        network. "gpu": the name of a GPU that is here, or None.
     """
     stereo = make_sound(seconds)
     soundfile.write(folder / "sound.wav", stereo, PACKAGE_HZ, subtype="FLOAT")
@@ -253,7 +263,10 @@ def prepare(folder: Path, seconds: float) -> dict[str, Any]:
                     nn.init.uniform_(dictionary)
             registry.save(module, network, path, {"weights": "random"})
     counted: dict[str, float] = {}
+    cannot = []
     for contestant in contestants():
+        if contestant.engine == "openvino" and not has_graph(registry.load(weights(contestant.what, folder))):
+            cannot.append(contestant.name)
         try:
             operations = _operations(contestant)
         except ImportError:  # the turn will say so
@@ -261,7 +274,7 @@ def prepare(folder: Path, seconds: float) -> dict[str, Any]:
         if operations:
             counted[contestant.name] = operations
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"gflop": counted, "gpu": gpu}
+    return {"gflop": counted, "cannot": cannot, "gpu": gpu}
 
 
 def weights(name: str, folder: Path) -> str:
