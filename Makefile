@@ -1,5 +1,6 @@
 # make demo    a demo broadcast is made, its music found, separated, stored and shown
-# make test    every test             make lint    ruff, mypy             make bench   the quick benchmarks
+# make test    every test             make lint    ruff, mypy             make bench   the benchmarks, half an hour
+# make race    our speed, and that of what else there is (20 minutes, two quiet cores; writes reports/race.*)
 # make faults  breaks things on purpose: processes, servers, disks, clocks (an hour; writes reports/faults.md)
 # make audit   known vulnerabilities of what is locked
 # make lock    constraints.txt anew, from the newest versions that fit pyproject.toml
@@ -14,10 +15,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 # What has no wheel is built with what is locked, too: pip would take the newest build tools instead.
 BUILD_TOOLS := hatchling editables setuptools
-EXTRAS := '.[dev]'
+EXTRAS := '.[dev,bench]'
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: demo test lint audit bench faults lock ffmpeg systemd chromium postgresql clean
+.PHONY: demo test lint audit bench race faults lock ffmpeg systemd chromium postgresql clean
 
 demo: $(INSTALLED) ffmpeg
 	@# Package lists are missing from a fresh container; without root, bgm says what to do.
@@ -38,6 +39,10 @@ audit: $(INSTALLED)
 bench: $(INSTALLED) ffmpeg
 	$(BIN)/python benchmarks/store_queries.py --rows 500000
 	$(BIN)/python benchmarks/memory.py --long-s 1800
+	$(BIN)/python benchmarks/race.py
+
+race: $(INSTALLED) ffmpeg
+	$(BIN)/python benchmarks/race.py --report reports/race.md
 
 faults: $(INSTALLED) ffmpeg postgresql
 	$(BIN)/python benchmarks/faults.py --report reports/faults.md

@@ -20,11 +20,21 @@ def parameters(module: nn.Module) -> int:
 def gflop(network: Network, module: nn.Module) -> float:
     """Billions of operations for a segment, two for a multiply and an add; without transforms and additions.
 
+    Args:
+        module: what `network` builds; it is of no use afterwards.
+    """
+    return gflop_of(module, _segment(network))
+
+
+def gflop_of(module: nn.Module, example: Tensor) -> float:
+    """Billions of operations that any module takes for an input.
+
     Nothing is computed: torch counts on its meta device, but for recurrent layers, which it would take apart
     frame by frame. These cost two operations a frame for each weight.
 
     Args:
-        module: what `network` builds; it is of no use afterwards.
+        module: it is of no use afterwards.
+        example: an input of that shape and type.
     """
     module = module.eval().to("meta")
     recurrent_flop = 0
@@ -44,7 +54,7 @@ def gflop(network: Network, module: nn.Module) -> float:
         if isinstance(layer, nn.RNNBase):
             stand_in(layer)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        module(_segment(network).to("meta"))
+        module(example.to("meta"))
     return (counter.get_total_flops() + recurrent_flop) / 1e9
 
 
