@@ -142,7 +142,7 @@ class Detector:
 
     @torch.inference_mode()
     def hear(self, chunk: Chunk) -> Heard:
-        """What the mixture alone says of a chunk. Where all is silent nothing is asked, and it says nothing."""
+        """What the mixture alone says of a chunk; no network is asked where all is silent."""
         sounding = hop_powers(chunk.samples) >= self.silence
         nothing = np.zeros(len(sounding), np.float32)
         if not sounding.any():

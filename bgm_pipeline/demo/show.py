@@ -123,9 +123,8 @@ def _print(console: Console, programme: Programme, outcome: Outcome, settings: S
     def say(text: str = "", style: str = "") -> None:
         console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
 
-    say(
-        f"{truth.duration_s:.0f} s of programme, {truth.duration_s / max(outcome.wall_s, 1e-3):.1f} x real time"
-    )
+    speed = truth.duration_s / max(outcome.wall_s, 1e-3)
+    say(f"{truth.duration_s:.0f} s of programme, {speed:.1f} x real time")
     for name, path in (
         ("broadcast", programme.media),
         ("its truth", programme.truth_json),
