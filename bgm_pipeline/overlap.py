@@ -1,8 +1,8 @@
 """What comes before the network and what comes after it, each in a thread of its own, beside the network.
 
 Both hold a bounded number of items, so that memory is flat however unequal the sides are. An error of either
-side is raised where the items are asked for or given. Leaving the ``with`` statement, for whatever reason, ends
-the thread before anything goes on.
+side is raised where the items are asked for or given. Leaving the ``with`` statement, for whatever reason,
+ends the thread before anything goes on.
 """
 
 import queue

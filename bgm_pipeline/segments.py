@@ -118,6 +118,8 @@ def _segment(
     """A chunk's own estimate, faded in over its predecessor's `tail`, out under its successor's `head`."""
     chunk = estimate.chunk
     music = estimate.music[chunk.context : len(estimate.music) - chunk.context].copy()
+    if estimate.is_skipped:
+        tail, head = tail[:0], None  # silent throughout: its levels are of no estimate
     if len(tail):
         n = min(len(tail), len(music))
         music[:n] = music[:n] * rising[:n] + tail[:n]

@@ -309,6 +309,7 @@ def test_chunks_that_show_no_music_are_skipped_and_say_so_and_the_events_stay_th
     assert len(seen) == 3
     assert segments.has_music.tolist() == [True, True, True, False]
     assert segments.music_db.tolist()[3] == -120
+    assert np.isnan(segments.music_to_speech_db.tolist()[3])
     events = query.events(store).drop(columns="run_id")
     store_settings.separation.skip_below = 0
     process_episode(Episode(programme), store, networks, store_settings)
