@@ -301,8 +301,10 @@ def test_chunks_that_show_no_music_are_skipped_and_say_so_and_the_events_stay_th
     programme: Path, store: Store, store_settings: Settings, networks: Networks
 ) -> None:
     networks.detector.of_mixture = networks.detector.calibration
-    seen: list[torch.Tensor] = []
-    networks.separator.module.register_forward_hook(lambda module, given, made: seen.append(made))
+    seen: list[object] = []
+    mask = HighPass()
+    mask.register_forward_hook(lambda module, given, made: seen.append(made))
+    networks.separator.engine = TorchEngine(mask, torch.device("cpu"))
     process_episode(Episode(programme), store, networks, store_settings)
     segments = query.segments(store)
     assert segments.is_skipped.tolist() == [False, False, False, True]
