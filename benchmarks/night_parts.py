@@ -261,12 +261,13 @@ def _process_bare(folder: Path, name: str, database_url: str, programmes: Sequen
         "reading for the hash": "read",
         "ffmpeg, and sound put in its place": "extract",
         "the network's surroundings (transforms, cross-fades)": "separate",
-        "detectors": "detect",
+        "the look ahead (detectors on the mixture)": "look",
+        "detectors on the estimate": "detect",
         "stems": "store",
     }
     seconds = {what: sum(stage.get(one, 0.0) for stage in stages) / count for what, one in parts.items()}
     seconds["database"] = database_s[0] / count
-    seconds["ffprobe and the rest"] = wall_s / count - sum(seconds.values())
+    seconds["ffprobe and the rest, less what goes on side by side"] = wall_s / count - sum(seconds.values())
     stems = sum(path.stat().st_size for path in (folder / "data" / "stems").rglob("*") if path.is_file())
     return Bare(
         name,

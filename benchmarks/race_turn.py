@@ -189,13 +189,14 @@ def _detection(contestant: Contestant, folder: Path, threads: int) -> Prepared:
     detector = Detector(
         registry.load(settings.detector, "detection"),
         Calibration.load(None, "passthrough"),
+        Calibration.load(None, "passthrough"),
         torch.device("cpu"),
         settings.separation.silence_db,
     )
     chunks = _chunks(folder)
 
     def run(chunks: list[Chunk]) -> list[Samples]:
-        return [detector.scores(chunk, chunk.samples / 2) for chunk in chunks]
+        return [detector.scores(detector.hear(chunk), chunk.samples / 2) for chunk in chunks]
 
     return Prepared(lambda: run(chunks), lambda: run(chunks[:1]), _seconds(chunks))
 

@@ -58,7 +58,8 @@ def calibrate(
         loaded = registry.load(name)
         separator = Separator(loaded, settings)
         none_yet = Calibration({}, 0.0, 1.0, 0.0)
-        detector = Detector(detection, none_yet, separator.device, settings.separation.silence_db)
+        silence_db = settings.separation.silence_db
+        detector = Detector(detection, none_yet, none_yet, separator.device, silence_db)
         broadcasts = (
             compose(recordings, "valid", kind, minutes * 60, seed)
             for kind in KINDS

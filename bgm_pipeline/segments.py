@@ -41,6 +41,8 @@ class EstimatedChunk:
     """Estimate of the music, as long as ``chunk.samples``."""
     scores: Samples
     """How likely music plays, 0..1, ten a second over the segment alone."""
+    is_skipped: bool = False
+    """Whether separation was left out; the estimate is silence then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class SeparatedSegment:
     mixture: Samples
     music: Samples
     scores: Samples
+    is_skipped: bool = False
 
 
 def cut_chunks(blocks: Iterable[Block], context: int) -> Iterator[Chunk]:
@@ -115,11 +118,19 @@ def _segment(
     """A chunk's own estimate, faded in over its predecessor's `tail`, out under its successor's `head`."""
     chunk = estimate.chunk
     music = estimate.music[chunk.context : len(estimate.music) - chunk.context].copy()
+    if estimate.is_skipped:
+        tail, head = tail[:0], None  # silent throughout: its levels are of no estimate
     if len(tail):
         n = min(len(tail), len(music))
         music[:n] = music[:n] * rising[:n] + tail[:n]
     if head is not None and len(head):
         music[-len(head) :] = music[-len(head) :] * rising[::-1] + head
     return SeparatedSegment(
-        chunk.index, chunk.start_samples, chunk.end_samples, chunk.mixture, music, estimate.scores
+        chunk.index,
+        chunk.start_samples,
+        chunk.end_samples,
+        chunk.mixture,
+        music,
+        estimate.scores,
+        estimate.is_skipped,
     )

@@ -37,6 +37,12 @@ class SeparationSettings(BaseModel):
     )
     bfloat16: bool = Field(False, description="compute in bfloat16: faster where there is any, less exact")
     silence_db: float = Field(-90.0, description="a chunk below this peak level is silence and costs nothing")
+    skip_below: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="a chunk that scores so high nowhere is not separated; 0: each is",
+    )
     mask_exponent: float = Field(
         0.7, gt=0, le=2, description="below 1: more of the mixture is left in where the network is in doubt"
     )
@@ -156,7 +162,14 @@ class Settings(BaseSettings):
             include={
                 "keep": True,
                 "media": {"min_gap_s"},
-                "separation": {"context_s", "crossfade_s", "silence_db", "mask_exponent", "bfloat16"},
+                "separation": {
+                    "context_s",
+                    "crossfade_s",
+                    "silence_db",
+                    "skip_below",
+                    "mask_exponent",
+                    "bfloat16",
+                },
                 "detection": True,
             },
         )

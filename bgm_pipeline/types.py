@@ -133,6 +133,8 @@ class Segment:
     """RMS level of the music estimate, dB of full scale (floor -120)."""
     gap_samples: int = 0
     """How many of its samples are gap."""
+    is_skipped: bool = False
+    """Whether separation was left out, since the mixture alone shows no music."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +186,4 @@ class RunResult:
     events: tuple[Event, ...]
     stems: tuple[Stem, ...]
     stage_s: dict[str, float]
-    """Seconds spent in each stage, by its name."""
+    """Seconds spent in each stage, by its name; stages that ran side by side each have their own."""

@@ -1,5 +1,6 @@
 """One episode, start to end, with real ffmpeg and a real store, on SQLite and on PostgreSQL."""
 
+import errno
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from store.samples import files
 
 from bgm_pipeline import pipeline, query
 from bgm_pipeline.detection import Calibration
-from bgm_pipeline.errors import InputError, MediaError
+from bgm_pipeline.errors import InputError, MediaError, StoreError
 from bgm_pipeline.models import registry
 from bgm_pipeline.models.engines import TorchEngine
 from bgm_pipeline.pipeline import Networks, output_names, process_episode, separate_file
@@ -294,3 +295,48 @@ def test_networks_tell_apart_by_weights_and_calibration(tmp_path: Path, store_se
     assert Networks(store_settings).sha256 == shipped
     store_settings.detector = str(own)
     assert Networks(store_settings).sha256 != shipped
+
+
+def test_chunks_that_show_no_music_are_skipped_and_say_so_and_the_events_stay_the_same(
+    programme: Path, store: Store, store_settings: Settings, networks: Networks
+) -> None:
+    networks.detector.of_mixture = networks.detector.calibration
+    seen: list[object] = []
+    mask = HighPass()
+    mask.register_forward_hook(lambda module, given, made: seen.append(made))
+    networks.separator.engine = TorchEngine(mask, torch.device("cpu"))
+    process_episode(Episode(programme), store, networks, store_settings)
+    segments = query.segments(store)
+    assert segments.is_skipped.tolist() == [False, False, False, True]
+    assert len(seen) == 3
+    assert segments.has_music.tolist() == [True, True, True, False]
+    assert segments.music_db.tolist()[3] == -120
+    assert np.isnan(segments.music_to_speech_db.tolist()[3])
+    events = query.events(store).drop(columns="run_id")
+    store_settings.separation.skip_below = 0
+    process_episode(Episode(programme), store, networks, store_settings)
+    assert len(seen) == 3 + 4
+    assert not query.segments(store).is_skipped.any()
+    assert query.events(store).drop(columns="run_id").equals(events)
+
+
+def test_a_store_that_takes_no_stem_fails_the_run_with_its_reason_and_leaves_no_file(
+    programme: Path,
+    store: Store,
+    store_settings: Settings,
+    networks: Networks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = type(store.stems.storage).write
+
+    def until_full(storage: object, key: str, content: bytes) -> None:
+        if key.endswith("000001.flac"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(storage, key, content)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(store.stems.storage), "write", until_full)
+    with pytest.raises(StoreError, match=r"000001\.flac.*No space left"):
+        process_episode(Episode(programme), store, networks, store_settings)
+    [row] = query.episodes(store, state="failed").itertuples()
+    assert "No space left on device" in row.reason
+    assert not files(store)

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,7 +49,9 @@ class Outcome:
 
     episode_id: int
     stage_s: dict[str, float]
-    """Seconds spent in each stage."""
+    """Seconds spent in each stage; some go on beside others."""
+    wall_s: float
+    """Seconds that went by."""
     timeline: Timeline
     picture: Path
     agreement: float
@@ -90,8 +93,10 @@ def _demo_corpus(folder: Path) -> Corpus:
 
 def _process(programme: Programme, store: Store, networks: Networks, settings: Settings) -> Outcome:
     episode = Episode(programme.media, channel="Demo", title="Demo broadcast")
+    started_s = time.perf_counter()
     with programme_bar(programme.media.name) as show:
         done = process_episode(episode, store, networks, settings, force=True, progress=show)
+    wall_s = time.perf_counter() - started_s
     for problem in check_store(store, deep=True):
         raise StoreError(f"{problem.subject}: {problem.message}")
     with store.reading() as connection:
@@ -102,7 +107,7 @@ def _process(programme: Programme, store: Store, networks: Networks, settings: S
     timeline = replace(found, truth=truth.music, captions=truth.parts)
     draw(timeline, picture)
     agreed = agreement(timeline.events, truth.music, truth.duration_s)
-    return Outcome(done.episode_id, stage_s, timeline, picture, agreed)
+    return Outcome(done.episode_id, stage_s, wall_s, timeline, picture, agreed)
 
 
 def _print(console: Console, programme: Programme, outcome: Outcome, settings: Settings) -> None:
@@ -113,14 +118,13 @@ def _print(console: Console, programme: Programme, outcome: Outcome, settings: S
     stages.add_column("seconds", justify="right")
     for stage, seconds in outcome.stage_s.items():
         stages.add_row(stage, f"{seconds:.1f}")
-    total_s = sum(outcome.stage_s.values())
-    stages.add_row("all", f"{total_s:.1f}", end_section=True)
     console.print(stages)
 
     def say(text: str = "", style: str = "") -> None:
         console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
 
-    say(f"{truth.duration_s:.0f} s of programme, {truth.duration_s / max(total_s, 1e-3):.1f} x real time")
+    speed = truth.duration_s / max(outcome.wall_s, 1e-3)
+    say(f"{truth.duration_s:.0f} s of programme, {speed:.1f} x real time")
     for name, path in (
         ("broadcast", programme.media),
         ("its truth", programme.truth_json),

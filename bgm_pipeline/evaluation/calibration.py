@@ -46,7 +46,7 @@ def calibrate(
     for broadcast in broadcasts:
         chunks = cut_chunks([Block(0, broadcast.mixture)], s_to_samples(settings.separation.context_s))
         for chunk, music in separator.separate(chunks):
-            found, sounding = detector.segment_features(chunk, music)
+            found, sounding = detector.segment_features(detector.hear(chunk), music)
             first = chunk.start_samples // SCORE_HOP_SAMPLES
             truth = np.zeros(len(found))
             known = broadcast.playing[first : first + len(found)]

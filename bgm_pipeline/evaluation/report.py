@@ -13,7 +13,7 @@ from bgm_pipeline.evaluation.broadcast import Kind, PseudoBroadcast, What, compo
 from bgm_pipeline.evaluation.detection import Agreement, Span, by_events, by_frames, frames
 from bgm_pipeline.evaluation.mixtures import LEVELS_DB
 from bgm_pipeline.evaluation.tables import markdown
-from bgm_pipeline.pipeline import Networks, StageTimer, separated
+from bgm_pipeline.pipeline import Networks, StageTimer, heard, separated
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, samples_to_s
 from bgm_pipeline.training.corpus import Corpus
@@ -120,7 +120,9 @@ def find_music(
 ) -> tuple[tuple[Segment, ...], list[Span]]:
     """Segments and spans of music of a programme that is in memory, ``(sample,)``."""
     evidence = Evidence()
-    for segment in separated([Block(0, mixture)], networks, settings, StageTimer()):
+    timer = StageTimer()
+    chunks = heard([Block(0, mixture)], networks, settings, timer)
+    for segment in separated(chunks, networks, settings, timer):
         evidence.add(segment)
     segments, events = detect(evidence, (), networks.detector.calibration, settings.detection)
     return segments, [(event.start_samples, event.end_samples) for event in events]

@@ -18,7 +18,7 @@ from bgm_pipeline.evaluation.bss import judge
 from bgm_pipeline.evaluation.detection import frames
 from bgm_pipeline.evaluation.mixtures import TestSet, mixer_of
 from bgm_pipeline.evaluation.tables import markdown
-from bgm_pipeline.pipeline import Networks, StageTimer, separated
+from bgm_pipeline.pipeline import Networks, StageTimer, heard, separated
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.timebase import SEGMENT_S, SEGMENT_SAMPLES, s_to_samples
 from bgm_pipeline.training.corpus import SPLITS
@@ -145,7 +145,10 @@ def measure(place: Place, number: int, tests: TestSet, networks: Networks, setti
 def _separate_and_find(mixture: Samples, networks: Networks, settings: Settings) -> tuple[Samples, float]:
     """The estimate of the music, and the share of the time in which music is reported."""
     evidence, music = Evidence(), []
-    for segment in separated([Block(0, mixture)], networks, settings, StageTimer()):
+    settings = settings.model_copy(update={"keep": "all"})  # an estimate of every segment
+    timer = StageTimer()
+    chunks = heard([Block(0, mixture)], networks, settings, timer)
+    for segment in separated(chunks, networks, settings, timer):
         evidence.add(segment)
         music.append(segment.music)
     _, events = detect(evidence, (), networks.detector.calibration, settings.detection)

@@ -66,6 +66,11 @@ class AudioReader:
             self._decoder.__exit__(kind, error, trace)
             self._decoder = None
 
+    def stop(self) -> None:
+        """Ends ffmpeg while another thread may be waiting for a block; what it asks for then fails."""
+        if self._decoder is not None:
+            self._decoder.stop()
+
     def __iter__(self) -> Iterator[Block]:
         """Blocks of ``settings.block_s`` (rounded up to 0.1 s), the last one shorter; contiguous from 0 on.
 

@@ -221,6 +221,10 @@ class Decoder:
         self._stdout.close()
         self._stderr.close()
 
+    def stop(self) -> None:
+        """Ends the child, whoever waits for it: no more frames come, and waiting for one fails."""
+        self._child.kill()
+
     def frames(self) -> Iterator[Frame]:
         """All frames, in the order in which they were decoded.
 

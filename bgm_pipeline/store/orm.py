@@ -21,12 +21,13 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """The Alembic revision that these tables are; a test holds it to the newest migration."""
 
 
@@ -173,6 +174,7 @@ class SegmentRow(Base):
     mixture_db: Mapped[float]
     music_db: Mapped[float]
     gap_ms: Mapped[int]
+    is_skipped: Mapped[bool] = mapped_column(server_default=false())
 
 
 class EventRow(Base):

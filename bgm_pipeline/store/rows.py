@@ -47,6 +47,7 @@ def segment_rows(run_id: int, result: RunResult) -> list[Row]:
             "mixture_db": _db(segment.mixture_db),
             "music_db": _db(segment.music_db),
             "gap_ms": samples_to_ms(segment.gap_samples),
+            "is_skipped": segment.is_skipped,
         }
         for segment in result.segments
     ]

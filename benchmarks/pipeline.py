@@ -1,0 +1,175 @@
+"""What everything but the network costs, and what is saved where there is no music.
+
+    python benchmarks/pipeline.py --corpus corpus --report reports/pipeline.md
+
+A programme of 40 % music (spans of the corpus' test split, as MPEG-TS with MP2) is processed with one thread,
+so that seconds of CPU say what each part costs whatever else the machine does; ffmpeg's are counted too.
+Networks that ship no weights get random ones, which cost the same. "Everything but the network" is the whole
+pipeline with a network that costs nothing. The exit code is 1 if a limit is passed.
+"""
+
+import argparse
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import soundfile
+import torch
+
+from bgm_pipeline.evaluation.broadcast import Part, arrange
+from bgm_pipeline.models import registry
+from bgm_pipeline.pipeline import Networks, process_episode
+from bgm_pipeline.segments import cut_chunks
+from bgm_pipeline.settings import Settings, load_settings
+from bgm_pipeline.store.session import open_store
+from bgm_pipeline.timebase import SAMPLE_RATE, SEGMENT_S, s_to_samples
+from bgm_pipeline.training.corpus import load_corpus
+from bgm_pipeline.types import Block, Episode, Samples
+
+LIMITS = {"2dmmdensenet": 0.05, "bandsplit": 0.30}
+"""What everything but the network may cost, as a share of the network."""
+
+SAVING_LIMIT = 0.65
+"""What a programme of 40 % music may cost against one that is separated throughout: music that begins or
+ends within a segment makes all of it worth a look."""
+
+_WHOLE = (0.0, 1.0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder that `bgm corpus build` made")
+    parser.add_argument("--minutes", type=int, default=3, help="length of the programme")
+    parser.add_argument("--repeats", type=int, default=3, help="medians are of so many runs")
+    parser.add_argument("--report", type=Path, help="Markdown file to write")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        mixture = make_mixture(arguments.corpus, arguments.minutes)
+        programme = encode(mixture, Path(folder))
+        weights = {name: weights_of(name, Path(folder)) for name in LIMITS}
+        rows, over = overheads(mixture, programme, weights, arguments.repeats)
+        saving = what_skipping_saves(programme)
+    lines = [
+        "# What everything but the network costs",
+        "",
+        f"Made by `python benchmarks/pipeline.py --corpus corpus --minutes {arguments.minutes} "
+        f"--repeats {arguments.repeats}` on {os.cpu_count()} cores, {platform.machine()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, one thread. "
+        "Seconds of CPU a segment of 12 s.",
+        "",
+        "| network | alone, s | everything else, s | share | at most |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        f"A programme of 40 % music with 2DMMDenseNet: {saving:.2f} of the time that it takes with "
+        f"`BGM_SEPARATION__SKIP_BELOW=0` (at most {SAVING_LIMIT:.2f}).",
+        "",
+    ]
+    print("\n".join(lines))
+    if arguments.report:
+        arguments.report.write_text("\n".join(lines))
+    return int(over or saving > SAVING_LIMIT)
+
+
+def make_mixture(corpus: Path, minutes: int) -> Samples:
+    """Every minute: 36 s of speech, then music for 24 s, with speech over half of it."""
+    parts = (
+        Part("speech alone", 3 * SEGMENT_S, speech=_WHOLE),
+        Part("speech over music", SEGMENT_S, music=_WHOLE, speech=_WHOLE, music_to_speech_db=-10),
+        Part("music alone", SEGMENT_S, music=_WHOLE),
+    )
+    return arrange(load_corpus(corpus), "test", parts * minutes, seed=0).mixture
+
+
+def encode(mixture: Samples, folder: Path) -> Path:
+    """The mixture as a transport stream."""
+    wave, path = folder / "programme.wav", folder / "programme.ts"
+    soundfile.write(wave, mixture, SAMPLE_RATE, "FLOAT")
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(wave), "-ar", "48000", "-c:a", "mp2"]
+    subprocess.run([*command, "-b:a", "192k", str(path)], check=True, timeout=600)
+    return path
+
+
+def weights_of(name: str, folder: Path) -> str:
+    """The network's name where its weights ship, else a file of random ones."""
+    if (registry.WEIGHTS / f"{name}.safetensors").exists():
+        return name
+    path = folder / f"{name}.safetensors"
+    registry.save(registry.get(name).build(), registry.get(name), path, {})
+    return str(path)
+
+
+def overheads(
+    mixture: Samples, programme: Path, weights: dict[str, str], repeats: int
+) -> tuple[list[str], bool]:
+    """Rows of the table, and whether a limit was passed; all are measured by turns."""
+    free = Networks(settings_for("passthrough", skip_below=0))
+    made = {name: Networks(settings_for(model, skip_below=0)) for name, model in weights.items()}
+    chunks = list(cut_chunks([Block(0, mixture)], s_to_samples(load_settings().separation.context_s)))
+    count = len(mixture) / SAMPLE_RATE / SEGMENT_S
+    rest_s: list[float] = []
+    alone_s: dict[str, list[float]] = {name: [] for name in made}
+    process(programme, free, settings_for("passthrough", skip_below=0))
+    for _ in range(repeats):
+        rest_s.append(
+            cpu_s(lambda: process(programme, free, settings_for("passthrough", skip_below=0))) / count
+        )
+        for name, networks in made.items():
+            separator = networks.separator
+            alone_s[name].append(cpu_s(lambda made=separator: list(made.separate(chunks[:5]))) / 5)
+    rest = median(rest_s)
+    shares = {name: rest / median(alone_s[name]) for name in made}
+    rows = [
+        f"| `{name}` | {median(alone_s[name]):.3f} | {rest:.3f} | {share:.1%} | {LIMITS[name]:.0%} |"
+        for name, share in shares.items()
+    ]
+    return rows, any(share > LIMITS[name] for name, share in shares.items())
+
+
+def what_skipping_saves(programme: Path) -> float:
+    """CPU of a run that skips what shows no music over that of one that does not."""
+    spent = []
+    for skip_below in (None, 0.0):
+        settings = settings_for("2dmmdensenet", skip_below)
+        networks = Networks(settings)
+        spent.append(cpu_s(lambda made=networks, using=settings: process(programme, made, using)))
+    return spent[0] / spent[1]
+
+
+def settings_for(model: str, skip_below: float | None = None) -> Settings:
+    settings = load_settings(model=model, device="cpu", threads=1)
+    if skip_below is not None:
+        settings.separation = settings.separation.model_copy(update={"skip_below": skip_below})
+    return settings
+
+
+def process(programme: Path, networks: Networks, settings: Settings) -> None:
+    """One whole run into a store of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        apart = settings.model_copy(update={"data_dir": Path(folder), "database_url": "", "stem_store": ""})
+        with open_store(apart) as store:
+            process_episode(Episode(programme), store, networks, apart)
+
+
+def cpu_s(work: Callable[[], object]) -> float:
+    """Seconds of CPU of this process and of the children that it waited for."""
+    before = time.process_time() + _children_s()
+    work()
+    return time.process_time() + _children_s() - before
+
+
+def _children_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    sys.exit(main())
