@@ -1,7 +1,8 @@
 """What `bgm process` costs as programmes grow longer and more; a part of `race.py`.
 
 The whole command is measured, from its start to its end: imports, ffmpeg, networks, database and stems. All
-stems are kept, and no segment is skipped. Where two processes share the programmes, each has one thread; else one process has two.
+stems are kept, and no segment is skipped. Where two processes share the programmes, each has one thread; else
+one process has two.
 """
 
 import os
