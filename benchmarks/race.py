@@ -14,6 +14,7 @@ finish; aims that are not met are told of, and change nothing.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="of the race; 3, or 1 for a small run")
     parser.add_argument("--report", type=Path, help="Markdown file to write, with CSV and picture beside it")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no child behind
     plan = QUICK if arguments.quick else FULL
     rounds = arguments.rounds or plan.rounds
     load_1 = os.getloadavg()[0]

@@ -1,7 +1,8 @@
 """What `bgm process` costs as programmes grow longer and more; a part of `race.py`.
 
 The whole command is measured, from its start to its end: imports, ffmpeg, networks, database and stems. All
-stems are kept. Where two processes share the programmes, each has one thread; else one process has two.
+stems are kept, and no segment is skipped. Where two processes share the programmes, each has one thread; else
+one process has two.
 """
 
 import os
@@ -65,7 +66,7 @@ def measure(folder: Path, load: Load, model: str) -> Cost:
     paths = [_programme(folder, load.minutes, number) for number in range(load.programmes)]
     threads = max(1, min(2, os.cpu_count() or 1) // load.processes)
     environment = {**os.environ, "BGM_DATA_DIR": str(folder / "data"), "BGM_DATABASE_URL": ""}
-    environment |= {"BGM_STEM_STORE": "", "BGM_CACHE_DIR": str(folder / "cache"), "BGM_THREADS": str(threads)}
+    environment |= {"BGM_STEM_STORE": "", "BGM_THREADS": str(threads), "BGM_SEPARATION__SKIP_BELOW": "0"}
     bgm = [sys.executable, "-c", "from bgm_pipeline.cli import main; main()", "process"]
     options = ["--model", model, "--device", "cpu", "--keep", "all", "--force"]
     began = time.monotonic()

@@ -126,10 +126,13 @@ def _network(contestant: Contestant, folder: Path, threads: int) -> Prepared:
     chunks = _chunks(folder)
     if contestant.engine == EAGER:
         estimator = MusicEstimator(loaded.network.domain)
+        exponent = Settings().separation.mask_exponent
 
         def run(chunks: list[Chunk]) -> list[Tensor]:
-            mixtures = (torch.from_numpy(chunk.samples)[None, None] for chunk in chunks)
-            return [estimator(loaded.module, mixture) for mixture in mixtures]
+            mixtures = [torch.from_numpy(chunk.samples)[None, None] for chunk in chunks]
+            estimates = [estimator(loaded.module, mixture) for mixture in mixtures]
+            pairs = zip(estimates, mixtures, strict=True)
+            return estimates if exponent == 1 else [estimator.softened(*pair, exponent) for pair in pairs]
     else:
         separator = Separator(loaded, _settings(folder, threads, contestant.engine, contestant.bfloat16))
 
@@ -229,7 +232,6 @@ def _unmix(name: str) -> nn.Module:
 def _settings(folder: Path, threads: int, engine: str = "auto", bfloat16: bool = False) -> Settings:
     return Settings(
         data_dir=folder / "data",
-        cache_dir=folder / "cache",
         device="cpu",
         engine=engine,
         threads=threads,
