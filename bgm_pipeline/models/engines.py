@@ -5,6 +5,7 @@ all that it depends on. It computes the same, but for the rounding of float32.
 """
 
 import hashlib
+import logging
 import os
 import sys
 import tempfile
@@ -22,6 +23,8 @@ from bgm_pipeline.errors import ModelError
 from bgm_pipeline.models.estimate import Domain
 from bgm_pipeline.models.registry import LoadedNetwork
 from bgm_pipeline.transforms import N_FFT
+
+log = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "torch", "openvino"]
 
@@ -87,15 +90,18 @@ class OpenVinoEngine:
         graph: file that `exported` made.
         threads: cores to use.
         bfloat16: compute in bfloat16 where the CPU can; twice as fast, and less exact.
+        streams: inputs at once; 0 for the rule above.
     """
 
-    def __init__(self, graph: Path, threads: int, *, bfloat16: bool = False) -> None:
-        self.batch_size = min(threads, _MOST_AT_ONCE)
+    def __init__(self, graph: Path, threads: int, *, bfloat16: bool = False, streams: int = 0) -> None:
+        self.batch_size = streams or min(threads, _MOST_AT_ONCE)
         options = {
             # Left to itself it takes bfloat16 where there is any.
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": self.batch_size,
+            # Left to itself it may pin its threads: those of several workers would share cores.
+            "ENABLE_CPU_PINNING": False,
         }
         compiled = openvino().Core().compile_model(graph, "CPU", options)
         self._requests = [compiled.create_infer_request() for _ in range(self.batch_size)]
@@ -140,7 +146,9 @@ def engine_for(
             f"OpenVINO runs {loaded.network.name} on {device.type} not at all; set BGM_ENGINE=torch, or auto"
         )
     if name == "torch" or not can:
+        log.info("%s is computed by PyTorch on %s", loaded.network.name, device.type)
         return TorchEngine(loaded.module, device, batch_size, bfloat16=bfloat16)
+    log.info("%s is computed by OpenVINO", loaded.network.name)
     return OpenVinoEngine(exported(loaded, cache), threads or len(os.sched_getaffinity(0)), bfloat16=bfloat16)
 
 
