@@ -306,7 +306,7 @@ it such a file can hold. In 5.1, speech lies in the centre and music around it."
     baseline = next(system for system in BASELINES if system.label == MIXTURE)
     for system in (baseline, *comparison.networks):
         parts += [f"{system.label}:", markdown(condition_table(comparison, system))]
-    return "\n\n".join([*parts, "", ""])
+    return "\n\n".join([*parts, ""])
 
 
 def _exponent(settings: Settings) -> str:
