@@ -1,6 +1,7 @@
 # make demo    a demo broadcast is made, its music found, separated, stored and shown
 # make test    every test             make lint    ruff, mypy             make bench   the benchmarks, half an hour
-# make race    our speed, and that of what else there is (20 minutes, two quiet cores; writes reports/race.*)
+# make race    our speed, and that of what else there is (20 minutes, two quiet cores; writes reports/race.*);
+#              make race CORPUS=FOLDER measures what needs recordings, too
 # make faults  breaks things on purpose: processes, servers, disks, clocks (an hour; writes reports/faults.md)
 # make audit   known vulnerabilities of what is locked
 # make lock    constraints.txt anew, from the newest versions that fit pyproject.toml
@@ -42,7 +43,7 @@ bench: $(INSTALLED) ffmpeg
 	$(BIN)/python benchmarks/race.py
 
 race: $(INSTALLED) ffmpeg
-	$(BIN)/python benchmarks/race.py --report reports/race.md
+	$(BIN)/python benchmarks/race.py --report reports/race.md $(if $(CORPUS),--corpus $(CORPUS))
 
 faults: $(INSTALLED) ffmpeg postgresql
 	$(BIN)/python benchmarks/faults.py --report reports/faults.md

@@ -6,9 +6,10 @@
 All take turns, round after round, so that what else the machine does hits all alike; every turn is a process
 of its own (`race_turn.py`), so that its peak memory is its own. Figures are medians over the rounds; a ratio
 is the median of the rounds' ratios. Then `bgm process` is measured over longer and over more programmes
-(`race_growth.py`). Demucs and Open-Unmix have random weights, which cost the same: nothing is downloaded.
-The report is a Markdown file, with a CSV file and a picture beside it. The exit code is 1 if somebody did not
-finish; aims that are not met are told of, and change nothing.
+(`race_growth.py`), and, with `--corpus`, `pipeline.py` is run for the aims that it measures. Demucs and
+Open-Unmix have random weights, which cost the same: nothing is downloaded. The report is Markdown, with
+a CSV file and a picture beside it. The exit code is 1 if somebody did not finish; aims that are not met are
+told of, and change nothing.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import Any
 
 from race_contestants import COMPACT, MAIN, Contestant, contestants
 from race_growth import Cost, Load, help_cpu_s, make_programmes, measure
-from race_report import Aim, Race, Result, draw, report, write_csv
+from race_report import Aim, Race, Result, aims_of_pipeline, draw, report, write_csv
 
 _TIMEOUT_S = 900
 
@@ -62,6 +63,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small run")
     parser.add_argument("--rounds", type=int, help="of the race; 3, or 1 for a small run")
+    parser.add_argument(
+        "--corpus", type=Path, help="folder that `bgm corpus build` made; for pipeline.py's aims"
+    )
     parser.add_argument("--report", type=Path, help="Markdown file to write, with CSV and picture beside it")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no child behind
@@ -75,11 +79,15 @@ def main() -> int:
         results, failures = race(folder, plan, rounds, able, prepared["gflop"])
         make_programmes(folder, plan.loads)
         costs = grow(folder, plan)
-    option = (" --quick" if arguments.quick else "") + (f" --rounds {rounds}" if arguments.rounds else "")
+        rest = pipeline_aims(arguments.corpus, folder, arguments.quick) if arguments.corpus else []
+    option = (
+        (" --quick" if arguments.quick else "")
+        + (" --corpus corpus" if arguments.corpus else "")
+        + (f" --rounds {rounds}" if arguments.rounds else "")
+    )
     done = Race(f"python benchmarks/race.py{option}", rounds, results, costs, failures, load_1)
-    done.cannot = prepared["cannot"]
+    done.pipeline_aims, done.cannot = rest, prepared["cannot"]
     done.gpu, done.help_cpu_s, done.load_rounds = prepared["gpu"], help_cpu_s(), plan.load_rounds
-    done.pipeline_aims = pipeline_aims(arguments.quick)
     picture = arguments.report.with_suffix(".png").name if arguments.report else None
     lines = list(report(done, picture))
     print("\n".join(lines))
@@ -154,9 +162,18 @@ def grow(folder: Path, plan: Plan) -> list[Cost]:
     return costs
 
 
-def pipeline_aims(is_quick: bool) -> list[Aim]:
-    """What `pipeline.py` measures of the aims; nothing where it is not there."""
-    return []
+def pipeline_aims(corpus: Path, folder: Path, is_quick: bool) -> list[Aim]:
+    """What `pipeline.py` measures: everything but the network, and what looking first saves."""
+    path = folder / "pipeline.md"
+    program = [sys.executable, str(Path(__file__).with_name("pipeline.py"))]
+    amount = ["--minutes", "1", "--repeats", "1"] if is_quick else []
+    command = [*program, "--corpus", str(corpus), "--report", str(path), *amount]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    if not path.exists():  # its exit code also says whether limits were passed
+        raise SystemExit(
+            f"pipeline.py failed: {(done.stderr.strip().splitlines() or ['it says not why'])[-1]}"
+        )
+    return aims_of_pipeline(path.read_text())
 
 
 def tell(what: str) -> None:

@@ -63,3 +63,22 @@ def test_the_report_says_what_is_met_and_who_did_not_finish(race: Any, tmp_path:
     assert read[0]["contestant"] == "sgemm"
     assert (read[0]["x_real_time"], read[0]["gflop_s"], read[3]["gflop_s"]) == ("", "100", "")
     assert {"x_real_time", "cpu_s_per_hour", "peak_mb", "share_of_sgemm", "times_base"} <= set(read[0])
+
+
+def test_the_aims_of_the_whole_pipeline_are_read_from_its_report(race: Any) -> None:
+    from race_report import aims_of_pipeline  # noqa: PLC0415
+
+    text = """| network | alone, s | everything else, s | share | at most |
+|---|---|---|---|---|
+| `2dmmdensenet` | 4.100 | 0.123 | 3.0% | 5% |
+| `bandsplit` | 0.200 | 0.123 | 61.5% | 30% |
+
+A programme of 40 % music with 2DMMDenseNet: 0.55 of the time that it takes with
+`BGM_SEPARATION__SKIP_BELOW=0` (at most 0.65)."""
+    assert [(aim.measured, aim.is_met) for aim in aims_of_pipeline(text)] == [
+        ("3.0 %", True),
+        ("61.5 %", False),
+        ("0.55 x", True),
+    ]
+    with pytest.raises(ValueError, match="another form"):
+        aims_of_pipeline("# Another report")
