@@ -55,6 +55,7 @@ def test_json_is_a_list_of_objects_with_times_as_numbers(filled: Store) -> None:
         "mixture_db": -20.0,
         "music_db": -120.0,
         "gap_s": 0.0,
+        "is_skipped": False,
         "run_id": 1,
         "model": "net",
     }
@@ -110,9 +111,9 @@ def test_a_table_shows_timecodes_percent_and_db(filled: Store) -> None:
     assert lines[0] == 'episode 1, channel One, "HD", title [b]Nüws[/b]\\n2, model net'
     cells = [line.split() for line in lines if ":" in line]
     assert cells == [
-        ["2026-03-31", "20:15:00", "00:00:00.000", "00:00:12.000", "yes", "80", "%", "-3.2", "dB"],
-        ["2026-03-31", "20:15:12", "00:00:12.000", "00:00:24.000", "-", "2", "%"],
-        ["2026-03-31", "20:15:24", "00:00:24.000", "00:00:36.000", "yes", "99", "%", "+2.0", "dB"],
+        ["2026-03-31", "20:15:00", "00:00:00.000", "00:00:12.000", "yes", "80", "%", "-3.2", "dB", "-"],
+        ["2026-03-31", "20:15:12", "00:00:12.000", "00:00:24.000", "-", "2", "%", "-"],
+        ["2026-03-31", "20:15:24", "00:00:24.000", "00:00:36.000", "yes", "99", "%", "+2.0", "dB", "-"],
     ]
     assert lines[-1] == "3 rows"
 
