@@ -242,8 +242,9 @@ def _growth(race: Race) -> Iterator[str]:
     yield from (
         "## What an hour of broadcast costs as there is more of it",
         "",
-        "`bgm process --keep all`, the whole command from start to end (medians of "
-        f"{race.load_rounds} rounds). Two processes have one thread each; one process has two.",
+        "`bgm process --keep all`, the whole command from start to end, no segment skipped "
+        f"({'once each' if race.load_rounds == 1 else f'medians of {race.load_rounds} rounds'}). "
+        "Two processes have one thread each; one process has two.",
         "",
         "| network | programmes | minutes each | processes | seconds | s per broadcast hour "
         "| CPU s per broadcast hour | peak MB, all processes |",
