@@ -55,7 +55,7 @@ def loads(main_minutes: tuple[float, float], compact_minutes: tuple[float, ...])
     return (*longer, *more)
 
 
-FULL = Plan(24, 1.0, 3, loads((0.4, 2), (1, 10, 30)), 2)
+FULL = Plan(24, 1.0, 3, loads((0.4, 2), (1, 10, 30)), 1)
 QUICK = Plan(24, 0.2, 1, loads((0.2, 0.4), (0.2, 1)), 1)
 
 

