@@ -27,11 +27,12 @@ class HalfMask(torch.nn.Module):
         return torch.full_like(magnitude, 0.5)
 
 
-def separator(batch_size: int = 1) -> tuple[Separator, HalfMask]:
+def separator(batch_size: int = 1, mask_exponent: float = 1.0) -> tuple[Separator, HalfMask]:
     module = HalfMask()
     network = registry.LoadedNetwork(registry.get("passthrough"), module, "0" * 64, {})
     settings = Settings(device="cpu")
     settings.separation.batch_size = batch_size
+    settings.separation.mask_exponent = mask_exponent
     return Separator(network, settings), module
 
 
@@ -51,10 +52,9 @@ def test_the_level_is_that_of_the_input(level: float) -> None:
     assert np.allclose(music, 0.5 * chunk.samples, atol=1e-5 * level)
 
 
-def test_an_exponent_of_the_settings_softens_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BGM_SEPARATION__MASK_EXPONENT", "2")
+def test_an_exponent_of_the_settings_softens_the_mask() -> None:
     samples = noise(12)
-    [(chunk, music)] = separator()[0].separate(chunks_of(samples))
+    [(chunk, music)] = separator(mask_exponent=2)[0].separate(chunks_of(samples))
     assert np.allclose(music, 0.25 * chunk.samples, atol=1e-4)
 
 
