@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any, cast
 
-from prefect import Task, flow, get_run_logger
+from prefect import Task, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType, TaskRun
 from prefect.deployments import run_deployment
@@ -21,7 +22,7 @@ from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
 from bgm_pipeline.store.session import open_store
 from flows import names
-from flows.episode import as_markdown, is_of_the_moment, load_networks, made_with, process
+from flows.episode import RETRIES, as_markdown, is_of_the_moment, load_networks, made_with, process
 from flows.notify import post_summary
 
 DEPLOYMENT = f"{names.PROCESS_EPISODE}/{names.PROCESS_EPISODE}"
@@ -45,14 +46,20 @@ def nightly_flow(
         room = max(0, settings.night.backlog_limit - count_backlog(deployment))
         limit = room if limit is None else min(limit, room)
     networks = load_networks(settings)
-    with open_store(settings) as store:
 
-        def handle(found: FoundFile) -> NightRow:
-            if has_workers:
-                return guarded(found, lambda: start(found, store, networks, settings, deployment))
-            return guarded(found, lambda: process_here(found, store, settings))
+    # A database that is gone for a moment must not cost the rest of the night; what was begun is known.
+    @task(name="look through the inbox", cache_policy=NO_CACHE, **RETRIES)
+    def look_through() -> NightReport:
+        with open_store(settings) as store:
 
-        night = run_nightly(folder, store, networks, settings, limit=limit, handle=handle)
+            def handle(found: FoundFile) -> NightRow:
+                if has_workers:
+                    return guarded(found, lambda: start(found, store, networks, settings, deployment))
+                return guarded(found, lambda: process_here(found, store, settings))
+
+            return run_nightly(folder, store, networks, settings, limit=limit, handle=handle)
+
+    night = look_through()
     show(night)
     return Failed(message=night.summary) if night.has_failed else Completed(message=night.summary)
 
@@ -166,6 +173,6 @@ def _is_deployed(name: str) -> bool:
     return True
 
 
-def _may_be_tried_again(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+def _may_be_tried_again(of: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Here nobody waits for another process: it reports what it does itself."""
-    return is_of_the_moment(task, run, state) and not isinstance(state.data, EpisodeBusyError)
+    return is_of_the_moment(of, run, state) and not isinstance(state.data, EpisodeBusyError)

@@ -24,12 +24,13 @@ from prefect.flow_engine import load_flow_and_flow_run, run_flow
 from prefect.states import Scheduled
 
 from bgm_pipeline import query
+from bgm_pipeline.errors import StoreError
 from bgm_pipeline.nightly import run_nightly
 from bgm_pipeline.pipeline import run_identity
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
-from flows import episode
+from flows import episode, nightly
 from flows.episode import load_networks, process_episode_flow
 from flows.nightly import nightly_flow
 
@@ -241,3 +242,21 @@ def test_an_episode_that_another_process_keeps_is_left_to_it(
     state = process_episode_flow(str(path), changes={"detection": {"onset": 0.8}}, return_state=True)
     assert state.is_completed()
     assert f"episode {held['episode_id']} is being processed" in str(state.message)
+
+
+def test_a_database_that_is_gone_for_a_moment_does_not_cost_the_rest_of_the_night(
+    inbox: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(inbox / "a.wav")
+    gone = [True]
+
+    def open_late(settings: Settings) -> Store:
+        if gone:
+            gone.clear()
+            raise StoreError("the database cannot be reached")
+        return open_store(settings)
+
+    monkeypatch.setattr(nightly, "open_store", open_late)
+    monkeypatch.setattr(nightly, "RETRIES", nightly.RETRIES | {"retry_delay_seconds": 0.1})
+    assert run_night().is_completed()
+    assert query.episodes(store)["state"].tolist() == ["done"]
