@@ -68,6 +68,8 @@ def main() -> int:
     )
     parser.add_argument("--report", type=Path, help="Markdown file to write, with CSV and picture beside it")
     arguments = parser.parse_args()
+    if arguments.corpus and not (arguments.corpus / "corpus.csv").is_file():
+        parser.error(f"{arguments.corpus} is no corpus; make one with `bgm corpus build`")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no child behind
     plan = QUICK if arguments.quick else FULL
     rounds = arguments.rounds or plan.rounds
@@ -78,8 +80,13 @@ def main() -> int:
         able = [one for one in contestants() if one.name not in prepared["cannot"]]
         results, failures = race(folder, plan, rounds, able, prepared["gflop"])
         make_programmes(folder, plan.loads)
-        costs = grow(folder, plan)
-        rest = pipeline_aims(arguments.corpus, folder, arguments.quick) if arguments.corpus else []
+        costs, rest = [], []
+        try:
+            costs = grow(folder, plan)
+            if arguments.corpus:
+                rest = pipeline_aims(arguments.corpus, folder, arguments.quick)
+        except RuntimeError as error:  # what the race gave is told all the same
+            failures["all that comes after the race"] = str(error)
     option = (
         (" --quick" if arguments.quick else "")
         + (" --corpus corpus" if arguments.corpus else "")
@@ -143,13 +150,16 @@ def run_turn(folder: Path, *arguments: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"took more than {_TIMEOUT_S} s") from None
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
-        raise RuntimeError(said[-1]) from None
+        raise RuntimeError(_why(error.returncode, error.stderr)) from None
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def grow(folder: Path, plan: Plan) -> list[Cost]:
-    """Every load once a round, after one that fills caches and is not counted."""
+    """Every load once a round, after one that fills caches and is not counted.
+
+    Raises:
+        RuntimeError: a command failed; the message says which.
+    """
     models = {network: _model(folder, network) for network in (MAIN, COMPACT)}
     for network, model in models.items():
         shortest = min((one for one in plan.loads if one.network == network), key=lambda one: one.hours)
@@ -163,22 +173,32 @@ def grow(folder: Path, plan: Plan) -> list[Cost]:
 
 
 def pipeline_aims(corpus: Path, folder: Path, is_quick: bool) -> list[Aim]:
-    """What `pipeline.py` measures: everything but the network, and what looking first saves."""
+    """What `pipeline.py` measures: everything but the network, and what looking first saves.
+
+    Raises:
+        RuntimeError: it failed; the message says why.
+    """
     path = folder / "pipeline.md"
     program = [sys.executable, str(Path(__file__).with_name("pipeline.py"))]
     amount = ["--minutes", "1", "--repeats", "1"] if is_quick else []
     command = [*program, "--corpus", str(corpus), "--report", str(path), *amount]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
-    if not path.exists():  # its exit code also says whether limits were passed
-        raise SystemExit(
-            f"pipeline.py failed: {(done.stderr.strip().splitlines() or ['it says not why'])[-1]}"
-        )
+    tell("pipeline.py")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"pipeline.py took more than {_TIMEOUT_S} s") from None
+    if not path.exists():  # it also fails where a limit was passed
+        raise RuntimeError(f"pipeline.py: {_why(done.returncode, done.stderr)}")
     return aims_of_pipeline(path.read_text())
 
 
 def tell(what: str) -> None:
     """How far it is."""
     print(what, file=sys.stderr, flush=True)
+
+
+def _why(exit_code: int, errors: str) -> str:
+    return "; ".join([f"exit code {exit_code}", *errors.strip().splitlines()[-1:]])
 
 
 def _model(folder: Path, network: str) -> str:

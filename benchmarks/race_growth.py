@@ -62,6 +62,9 @@ def measure(folder: Path, load: Load, model: str) -> Cost:
 
     Args:
         model: what `--model` gets: a name, or a file of weights.
+
+    Raises:
+        RuntimeError: a process failed.
     """
     paths = [_programme(folder, load.minutes, number) for number in range(load.programmes)]
     threads = max(1, min(2, os.cpu_count() or 1) // load.processes)
@@ -80,6 +83,8 @@ def measure(folder: Path, load: Load, model: str) -> Cost:
         for at in range(load.processes)
     ]
     usages = [_usage(child) for child in children]
+    if failed := [child.returncode for child in children if child.returncode]:
+        raise RuntimeError(f"{load}: `bgm process` ended with exit code {failed[0]}")
     wall_s = time.monotonic() - began
     unit = 1 if sys.platform == "darwin" else 1024
     cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in usages)
@@ -97,8 +102,6 @@ def _usage(child: subprocess.Popen[bytes]) -> resource.struct_rusage:
     """Of a child and of what it waited for, once it has ended."""
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"bgm failed with exit code {child.returncode}")
     return usage
 
 

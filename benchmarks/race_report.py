@@ -155,12 +155,14 @@ def aims_of_pipeline(text: str) -> list[Aim]:
     """What the report of `pipeline.py` says of its aims.
 
     Raises:
-        ValueError: it says nothing of them.
+        RuntimeError: it says nothing of them.
     """
     rest = re.findall(r"\| `(\S+)` \|.*\| ([\d.]+)% \| ([\d.]+)% \|", text)
     saved = re.findall(r": ([\d.]+) of the time .*\(at most ([\d.]+)\)", text, re.DOTALL)
     if not rest or not saved:
-        raise ValueError("the report of pipeline.py has another form: no share, or no saving, is found in it")
+        raise RuntimeError(
+            "the report of pipeline.py has another form: no share, or no saving, is found in it"
+        )
     found = [
         Aim(
             f"everything but the network, {name}",
@@ -343,7 +345,7 @@ def draw(race: Race, path: Path) -> None:
         middle.plot(
             [m for m, _ in longer], [_per_hour(c) for _, c in longer], "o-", color=colour, label=network
         )
-        shortest = min(minutes for minutes, _ in longer)
+        shortest = min((minutes for minutes, _ in longer), default=0)
         for processes, line in ((1, "o-"), (2, "s--")):
             more = [
                 (load.programmes, cost)

@@ -94,5 +94,5 @@ A programme of 40 % music with 2DMMDenseNet: 0.55 of the time that it takes with
         ("61.5 %", False),
         ("0.55 x", True),
     ]
-    with pytest.raises(ValueError, match="another form"):
+    with pytest.raises(RuntimeError, match="another form"):
         aims_of_pipeline("# Another report")
