@@ -156,7 +156,7 @@ def database_disk_full(bench: Bench, site: Site) -> str:
     filler.unlink()
     if not said:
         raise WrongError("nobody said that the disk is full")
-    return f"ended with {code}, “{said[-1][:120]}”; with room: {_outcomes(site)}"
+    return f"ended with {code}, “{said[-1].replace(f'{disk}/', '')[:120]}”; with room: {_outcomes(site)}"
 
 
 def source_vanishes(bench: Bench, site: Site) -> str:
