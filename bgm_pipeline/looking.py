@@ -1,9 +1,9 @@
 """Work only where there is music: the cheap detector hears every chunk, and the separation network gets those
 alone in which music is possible.
 
-A chunk is left out where the mixture scores below a threshold throughout, the context that it shares with its
-neighbours included. The threshold is never above the score that ends an event, so that no event reaches into
-what was left out.
+A chunk is left out where the mixture of its segment scores below a threshold throughout; music in the context
+alone is its neighbour's. The threshold is never above the score that ends an event, so that no event reaches
+into what was left out.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ _SKIPPED_WAITING = 8
 def may_hold_music(heard: Heard, settings: Settings) -> bool:
     """Whether a chunk is worth separating; with ``keep`` "all", which asks for all stems, each one is."""
     threshold = min(settings.separation.skip_below, settings.detection.offset)
-    return settings.keep == "all" or threshold == 0 or float(heard.scores.max()) >= threshold
+    return settings.keep == "all" or threshold == 0 or float(heard.segment_scores.max()) >= threshold
 
 
 def separate_where_music(

@@ -1,5 +1,6 @@
 """Mixture to music estimate, whatever the network."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -53,23 +54,29 @@ class Separator:
             threads=settings.threads,
             batch_size=settings.separation.batch_size,
             bfloat16=settings.separation.bfloat16,
+            tf32=settings.separation.tf32,
+            compiled=settings.separation.compile,
             cache=settings.graphs,
         )
         self.estimator = MusicEstimator(loaded.network.domain).to(self.device)
         self.mask_exponent = settings.separation.mask_exponent
         self.silence = 10 ** (settings.separation.silence_db / 20)
+        self.batches_ahead = 1 if self.device.type == "cuda" else 0
+        """So many batches are given to the device before the one before them is taken from it."""
 
     def separate(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Samples]]:
         """Each chunk with the estimate of its music, equally long and at the mixture's level.
 
         A chunk that is silent gives silence and does not reach the network.
         """
+        given: deque[tuple[list[Chunk], list[Chunk], torch.Tensor | None]] = deque()
         for batch in self._batches(chunks):
             loud = [chunk for chunk in batch if np.abs(chunk.samples).max() >= self.silence]
-            estimates = dict(zip((c.index for c in loud), self._estimate(loud), strict=True)) if loud else {}
-            for chunk in batch:
-                estimate = estimates.get(chunk.index)
-                yield chunk, np.zeros_like(chunk.samples) if estimate is None else estimate
+            given.append((batch, loud, self._estimate(loud) if loud else None))
+            if len(given) > self.batches_ahead:
+                yield from _taken(*given.popleft())
+        for one in given:
+            yield from _taken(*one)
 
     def _batches(self, chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
         """As many chunks together as the engine wants, of one length: only the last has another."""
@@ -84,10 +91,23 @@ class Separator:
             yield batch
 
     @torch.inference_mode()
-    def _estimate(self, chunks: list[Chunk]) -> Samples:
-        """Music estimates of equally long chunks, ``(chunk, sample)``."""
-        mixture = torch.from_numpy(np.stack([c.samples for c in chunks]))[:, None].to(self.device)
+    def _estimate(self, chunks: list[Chunk]) -> torch.Tensor:
+        """Music estimates of equally long chunks, ``(chunk, sample)``; a GPU may still be at work on them."""
+        samples = torch.from_numpy(np.stack([c.samples for c in chunks]))[:, None]
+        if self.device.type == "cuda":
+            samples = samples.pin_memory()  # else the copy would wait for what the device is at
+        mixture = samples.to(self.device, non_blocking=True)
         estimate = self.estimator(self.engine, mixture)
         if self.mask_exponent != 1:
             estimate = self.estimator.softened(estimate, mixture, self.mask_exponent)
-        return np.asarray(estimate[:, 0].cpu().numpy())
+        return estimate[:, 0]
+
+
+def _taken(
+    batch: list[Chunk], loud: list[Chunk], estimates: torch.Tensor | None
+) -> Iterator[tuple[Chunk, Samples]]:
+    """Each chunk of a batch with its estimate; those that are not loud have none, and get silence."""
+    rows: Iterable[Samples] = [] if estimates is None else estimates.cpu().numpy()
+    found = dict(zip((chunk.index for chunk in loud), rows, strict=True))
+    for chunk in batch:
+        yield chunk, found[chunk.index] if chunk.index in found else np.zeros_like(chunk.samples)

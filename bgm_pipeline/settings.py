@@ -33,15 +33,17 @@ class SeparationSettings(BaseModel):
     context_s: float = Field(0.8, ge=0, description="what the network sees of each neighbour, seconds")
     crossfade_s: float = Field(0.2, ge=0, description="length of the cross-fade at a segment's border")
     batch_size: int = Field(
-        0, ge=0, description="chunks in one call of PyTorch's network; 0: 8 on a GPU, 1 on a CPU"
+        0, ge=0, description="chunks in one call of PyTorch's network; 0: what a GPU has room for, 1 on a CPU"
     )
     bfloat16: bool = Field(False, description="compute in bfloat16: faster where there is any, less exact")
+    tf32: bool = Field(False, description="a GPU may round factors to TF32: faster, less exact")
+    compile: bool = Field(False, description="torch.compile for PyTorch's network: minutes at the start")
     silence_db: float = Field(-90.0, description="a chunk below this peak level is silence and costs nothing")
     skip_below: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="a chunk that scores so high nowhere is not separated; 0: each is",
+        description="a segment that scores so high nowhere is not separated; 0: each is",
     )
     mask_exponent: float = Field(
         0.7, gt=0, le=2, description="below 1: more of the mixture is left in where the network is in doubt"
@@ -169,6 +171,7 @@ class Settings(BaseSettings):
                     "skip_below",
                     "mask_exponent",
                     "bfloat16",
+                    "tf32",
                 },
                 "detection": True,
             },

@@ -62,7 +62,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     corpus = made_up_corpus(folder / "corpus", "demo")
     trained_detector(corpus, "demo", root / "music_detector.safetensors")
     calibration = {
-        "score_weights": {"mixture_logit": 0.5, "estimate_logit": 0.5},
+        "score_weights": {"mixture_logit": 1.0},
         "score_bias": 0,
         "segment_weight": 1,
         "segment_bias": 0,

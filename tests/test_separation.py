@@ -1,5 +1,7 @@
 """Separation keeps levels and lengths, costs nothing in silence, and does not depend on how it is batched."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,28 @@ def test_batches_hold_as_many_chunks_as_asked_and_change_nothing() -> None:
 def test_a_last_segment_of_any_length_is_separated(samples: int) -> None:
     [(_chunk, music)] = separator()[0].separate(chunks_of(noise(1)[:samples]))
     assert len(music) == samples + 2 * CONTEXT
+
+
+def test_a_batch_that_is_given_ahead_changes_nothing() -> None:
+    samples = noise(65)
+    samples[12 * SAMPLE_RATE : 36 * SAMPLE_RATE] = 0
+    waiting, _ = separator(batch_size=2)
+    ahead, network = separator(batch_size=2)
+    ahead.batches_ahead = 1
+    asked: list[int] = []
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in chunks_of(samples):
+            asked.append(chunk.index)
+            yield chunk
+
+    given = ahead.separate(chunks())
+    first = next(given)
+    assert len(network.batches) == 2, "the second batch is computed before the first is taken"
+    pairs = [first, *given]
+    assert asked == [chunk.index for chunk, _ in pairs]
+    for (_, one), (_, other) in zip(pairs, waiting.separate(chunks_of(samples)), strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_without_a_batch_size_a_cpu_takes_one_chunk_at_a_time() -> None:

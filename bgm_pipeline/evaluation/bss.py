@@ -41,8 +41,15 @@ def judge(estimate: Samples, music: Samples, speech: Samples) -> Quality:
     estimates = torch.from_numpy(np.stack([estimate, estimate])).double()
     if not estimate.any():
         return Quality(nan, nan, nan, nan)
-    sdr, sir, sar = fast_bss_eval.bss_eval_sources(
-        sources, estimates, filter_length=FILTER_TAPS, compute_permutation=False
-    )
+    threads = torch.get_num_threads()
+    # Where a number of threads was set, PyTorch fails on several systems of equations at once
+    # (pytorch/pytorch#142815); a single thread solves them.
+    torch.set_num_threads(1)
+    try:
+        sdr, sir, sar = fast_bss_eval.bss_eval_sources(
+            sources, estimates, filter_length=FILTER_TAPS, compute_permutation=False
+        )
+    finally:
+        torch.set_num_threads(threads)
     si_sdr = si_sdr_db(estimates[:1], sources[:1])
     return Quality(float(sdr[0]), float(sir[0]), float(sar[0]), float(si_sdr[0]))

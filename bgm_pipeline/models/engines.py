@@ -33,6 +33,10 @@ _EXAMPLE_FRAMES, _EXAMPLE_SAMPLES = 24, 8_192
 
 _MOST_AT_ONCE = 4
 
+_FIRST_ON_GPU, _MOST_ON_GPU = 8, 64
+_SHARE_OF_GPU = 0.8
+"""Of a GPU's memory; the detector needs some, and fragments are lost."""
+
 _SHAPES: dict[Domain, tuple[int, ...]] = {"magnitude": (1, 1, N_FFT // 2 + 1, -1), "waveform": (1, 1, -1)}
 """What a graph takes; complex spectra it cannot."""
 
@@ -50,20 +54,37 @@ class Engine(Protocol):
 class TorchEngine:
     """PyTorch, on any device.
 
-    A GPU that has too little memory for a batch gets halves of it, from then on.
+    A GPU that has too little memory for a batch gets halves of it, from then on; until then, batches double
+    while there is room.
 
     Args:
-        batch_size: 0 for one on a CPU, eight on a GPU.
+        batch_size: 0 for one on a CPU, and on a GPU for what its memory has room for.
         bfloat16: compute in bfloat16, which is less exact.
+        tf32: let a GPU round the factors of products to TF32, which is less exact. Counts for all that the
+            process computes there.
+        compiled: have `torch.compile` make a program of the module: minutes once a process, for some per
+            cent of speed. Needs a C++ compiler, on a GPU Triton.
     """
 
     def __init__(
-        self, module: nn.Module, device: torch.device, batch_size: int = 0, *, bfloat16: bool = False
+        self,
+        module: nn.Module,
+        device: torch.device,
+        batch_size: int = 0,
+        *,
+        bfloat16: bool = False,
+        tf32: bool = False,
+        compiled: bool = False,
     ) -> None:
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
-        self.batch_size = batch_size or (1 if device.type == "cpu" else 8)
+        self._device = device
+        self._may_grow = device.type == "cuda" and not batch_size
+        self.batch_size = batch_size or (_FIRST_ON_GPU if device.type == "cuda" else 1)
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         # Convolutions of few maps are faster with channels last.
-        self._module = module.to(device).to(memory_format=torch.channels_last)
+        module = module.to(device).to(memory_format=torch.channels_last)
+        self._module = torch.compile(module, dynamic=True) if compiled else module
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the module gives, ``(batch, ...)``.
@@ -74,12 +95,30 @@ class TorchEngine:
         parts = x.split(self.batch_size)
         try:
             with self._autocast:
-                return torch.cat([self._module(part) for part in parts]).to(x.dtype)
+                made = torch.cat([self._module(part) for part in parts]).to(x.dtype)
         except torch.OutOfMemoryError:
             if self.batch_size == 1:
                 raise
+        else:
+            if self._may_grow and len(x) == self.batch_size:
+                taken = torch.cuda.max_memory_allocated(self._device)
+                there = torch.cuda.get_device_properties(self._device).total_memory
+                self.batch_size = grown(self.batch_size, taken, there)
+            return made
+        self._may_grow = False
         self.batch_size = min(self.batch_size, len(x)) // 2 or 1
         return self(x)
+
+
+def grown(batch_size: int, taken: int, there: int) -> int:
+    """Twice as many inputs, where their memory would fit; else as many as before.
+
+    Args:
+        taken: bytes that `batch_size` inputs needed.
+        there: bytes of the device.
+    """
+    fits = 2 * taken <= _SHARE_OF_GPU * there and 2 * batch_size <= _MOST_ON_GPU
+    return 2 * batch_size if fits else batch_size
 
 
 class OpenVinoEngine:
@@ -127,13 +166,15 @@ def engine_for(
     threads: int = 0,
     batch_size: int = 0,
     bfloat16: bool = False,
+    tf32: bool = False,
+    compiled: bool = False,
     cache: Path,
 ) -> Engine:
     """The engine of that name; "auto" is OpenVINO on a CPU, for the networks whose graph it can have.
 
     Args:
         threads: of a CPU; 0 for all cores.
-        batch_size: inputs at once on a GPU; 0 for what is usual there.
+        batch_size, tf32, compiled: see `TorchEngine`.
         bfloat16: see `OpenVinoEngine`.
         cache: folder of graphs.
 
@@ -147,7 +188,7 @@ def engine_for(
         )
     if name == "torch" or not can:
         log.info("%s is computed by PyTorch on %s", loaded.network.name, device.type)
-        return TorchEngine(loaded.module, device, batch_size, bfloat16=bfloat16)
+        return TorchEngine(loaded.module, device, batch_size, bfloat16=bfloat16, tf32=tf32, compiled=compiled)
     log.info("%s is computed by OpenVINO", loaded.network.name)
     return OpenVinoEngine(exported(loaded, cache), threads or len(os.sched_getaffinity(0)), bfloat16=bfloat16)
 

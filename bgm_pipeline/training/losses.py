@@ -96,13 +96,12 @@ class DetectionObjective(nn.Module):
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Mean over all scores."""
-        logits = network(batch["mixture"] * normalising_gain(batch["mixture"]))
-        return functional.binary_cross_entropy_with_logits(logits, batch["playing"])
+        return functional.binary_cross_entropy_with_logits(_logits(network, batch), batch["playing"])
 
     def quality(self, network: nn.Module, batch: Batch) -> Tensor:
         """Share of scores on the right side of 0.5, ``(batch,)``."""
-        logits = network(batch["mixture"] * normalising_gain(batch["mixture"]))
-        return ((logits > 0).float() == batch["playing"]).float().mean(dim=1)
+        right = (_logits(network, batch) > 0).float() == batch["playing"]
+        return right.float().mean(dim=1)
 
 
 VARIED = MixingSettings(
@@ -145,3 +144,9 @@ def si_sdr_db(estimate: Tensor, reference: Tensor) -> Tensor:
     ratio = target.square().sum(-1) / (estimate - target).square().sum(-1).clamp_min(1e-12)
     silent = power[..., 0] < 1e-6
     return torch.where(silent, torch.nan, 10 * torch.log10(ratio.clamp_min(1e-6)))
+
+
+def _logits(network: nn.Module, batch: Batch) -> Tensor:
+    """A detector's, at the level that it gets to see."""
+    logits: Tensor = network(batch["mixture"] * normalising_gain(batch["mixture"]))
+    return logits

@@ -7,6 +7,7 @@ from pathlib import Path
 import mir_eval
 import numpy as np
 import pytest
+import torch
 from made_up import made_up_corpus
 from typer.testing import CliRunner
 
@@ -52,6 +53,18 @@ def test_quality_is_that_of_mir_eval(folder: Path, level_db: int) -> None:
     sdr, sir, sar, _ = mir_eval.separation.bss_eval_sources(sources, estimates, compute_permutation=False)
     found = bss.judge(estimate, made.music, made.speech)
     assert (found.sdr, found.sir, found.sar) == pytest.approx((sdr[0], sir[0], sar[0]), abs=0.01)
+
+
+def test_quality_can_be_told_where_a_number_of_threads_was_set(folder: Path) -> None:
+    made = excerpt(TestSet(folder, "test", 1), 0, 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = bss.judge(made.mixture, made.music, made.speech)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert found == bss.judge(made.mixture, made.music, made.speech)
 
 
 def test_an_estimate_of_silence_has_no_quality() -> None:

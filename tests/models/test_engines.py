@@ -85,6 +85,22 @@ def test_a_batch_that_is_too_large_for_the_memory_is_halved() -> None:
     assert torch.equal(engine(x), 2 * x)
 
 
+def test_batches_double_while_there_is_room() -> None:
+    gib = 2**30
+    assert engines.grown(8, 3 * gib, 80 * gib) == 16
+    assert engines.grown(16, 33 * gib, 80 * gib) == 16
+    assert engines.grown(64, gib, 80 * gib) == 64
+
+
+def test_a_compiled_network_gives_the_same_at_any_length() -> None:
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU())
+    compiled, plain = TorchEngine(module, CPU, compiled=True), TorchEngine(module, CPU)
+    with torch.inference_mode():
+        for frames in (40, 57):
+            x = torch.rand(1, 1, 33, frames)
+            assert (compiled(x) - plain(x)).abs().max() < 1e-5
+
+
 def test_bfloat16_is_close_and_off_by_default() -> None:
     assert not Settings().separation.bfloat16
     loaded, x = untrained("unet"), torch.rand(1, 1, 513, 40)
