@@ -111,8 +111,7 @@ def contestants(loaded: registry.LoadedNetwork, threads: int, folder: Path) -> I
     yield Contestant(SGEMM, lambda: left @ right, 1, 2 * SGEMM_SIZE**3 / 1e9)
     stft, mixture = Stft(), 0.1 * torch.randn(1, 1, round(CHUNK_S * SAMPLE_RATE))
     yield Contestant(STFT, lambda: stft.inverse(stft(mixture), mixture.shape[-1]), 1, 0)
-    spectrum, domain = stft(mixture), loaded.network.domain
-    x = mixture if domain == "waveform" else spectrum if domain == "spectrum" else spectrum.abs()
+    x = mixture if loaded.network.domain == "waveform" else stft(mixture).abs()
     gflop = cost.gflop(loaded.network, loaded.network.build()) * CHUNK_S / SEGMENT_S
     cpu = torch.device("cpu")
     eager = loaded.network.build().eval()

@@ -38,7 +38,7 @@ _SHARE_OF_GPU = 0.8
 """Of a GPU's memory; the detector needs some, and fragments are lost."""
 
 _SHAPES: dict[Domain, tuple[int, ...]] = {"magnitude": (1, 1, N_FFT // 2 + 1, -1), "waveform": (1, 1, -1)}
-"""What a graph takes; complex spectra it cannot."""
+"""What a graph takes."""
 
 
 class Engine(Protocol):
@@ -190,13 +190,19 @@ def engine_for(
         log.info("%s is computed by PyTorch on %s", loaded.network.name, device.type)
         return TorchEngine(loaded.module, device, batch_size, bfloat16=bfloat16, tf32=tf32, compiled=compiled)
     log.info("%s is computed by OpenVINO", loaded.network.name)
-    return OpenVinoEngine(exported(loaded, cache), threads or len(os.sched_getaffinity(0)), bfloat16=bfloat16)
+    threads = threads or len(os.sched_getaffinity(0))
+    graph = exported(loaded, cache)
+    try:
+        return OpenVinoEngine(graph, threads, bfloat16=bfloat16)
+    except RuntimeError as error:
+        log.warning("%s is damaged and made anew: %s", graph, str(error).strip().splitlines()[-1])
+        graph.unlink()
+    return OpenVinoEngine(exported(loaded, cache), threads, bfloat16=bfloat16)
 
 
 def has_graph(loaded: LoadedNetwork) -> bool:
-    """Whether a network can be made a graph: it is no iteration, and takes no complex numbers."""
-    network = loaded.network
-    return network.needs_weights and network.trained_by == "gradient" and network.domain in _SHAPES
+    """Whether a network can be made a graph: it has weights, and is no iteration."""
+    return loaded.network.needs_weights and loaded.network.trained_by == "gradient"
 
 
 def exported(loaded: LoadedNetwork, cache: Path) -> Path:

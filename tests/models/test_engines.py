@@ -58,6 +58,16 @@ def test_a_graph_is_made_once_and_anew_for_other_weights(tmp_path: Path) -> None
     assert {path.suffix for path in tmp_path.iterdir()} == {".xml", ".bin"}, "something is left over"
 
 
+@pytest.mark.parametrize("suffix", [".xml", ".bin"])
+def test_a_graph_that_was_cut_short_is_made_anew(suffix: str, tmp_path: Path) -> None:
+    loaded, x = untrained("unet"), torch.rand(1, 1, 513, 40)
+    whole = engines.engine_for(loaded, CPU, cache=tmp_path)(x)
+    file = engines.exported(loaded, tmp_path).with_suffix(suffix)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert torch.equal(engines.engine_for(loaded, CPU, cache=tmp_path)(x), whole)
+    assert torch.equal(engines.engine_for(loaded, CPU, cache=tmp_path)(x), whole)
+
+
 def test_a_folder_that_cannot_be_written_is_named_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match=r"file.*BGM_DATA_DIR"):
