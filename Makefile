@@ -39,7 +39,7 @@ audit: $(INSTALLED)
 
 bench: $(INSTALLED) ffmpeg
 	$(BIN)/python benchmarks/store_queries.py --rows 500000
-	$(BIN)/python benchmarks/memory.py --long-s 1800
+	$(BIN)/python benchmarks/memory.py --long-s 1800 --day-s 7200
 	$(BIN)/python benchmarks/race.py
 
 race: $(INSTALLED) ffmpeg
