@@ -85,9 +85,16 @@ class House:
         rows = json.loads(self.bgm("episodes", "--format", "json"))
         return {Path(row["path"]).name: row for row in rows}
 
-    def ask(self, path: str, body: dict[str, Any]) -> Any:
-        """An answer of the server's own API."""
-        return httpx.post(f"{self.url}/api{path}", json=body, timeout=30).raise_for_status().json()
+    def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
+        """An answer of the server's own API; asked again, as by Prefect's own client, where its SQLite is
+        busy."""
+
+        def answer() -> httpx.Response | None:
+            got = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=30)
+            return None if got.status_code == httpx.codes.SERVICE_UNAVAILABLE else got.raise_for_status()
+
+        got: httpx.Response = wait_for("the server is busy all the time", answer, 60)
+        return got.json() if got.content else None
 
     def flow_runs(self) -> dict[str, dict[str, Any]]:
         """Every flow run of an episode, by its name."""
@@ -105,7 +112,7 @@ class House:
 
     def night(self) -> None:
         """Asks for a nightly run, and waits until it has ended."""
-        nightly = httpx.get(f"{self.url}/api/deployments/name/nightly/nightly", timeout=30).json()
+        nightly = self.ask("/deployments/name/nightly/nightly", method="GET")
         run = self.ask(f"/deployments/{nightly['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
         runs = {"flow_runs": {"id": {"any_": [run["id"]]}}}
         ended = {"COMPLETED", "FAILED"}

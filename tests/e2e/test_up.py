@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from nights import record
 
@@ -28,8 +27,7 @@ def automations_off(house: House) -> Iterator[None]:
 
     def switch(enabled: bool) -> None:
         for one in automations:
-            url = f"{house.url}/api/automations/{one['id']}"
-            httpx.patch(url, json={"enabled": enabled}, timeout=30).raise_for_status()
+            house.ask(f"/automations/{one['id']}", {"enabled": enabled}, "PATCH")
 
     switch(False)
     yield
@@ -84,7 +82,7 @@ def test_a_dead_run_that_no_automation_saw_is_taken_up_all_the_same(
             watch.stop(5)
     assert "some flow runs have crashed" in said[0]
     assert again["run_count"] == run["run_count"] + 2, "the run that died counts, too"
-    states = httpx.get(f"{house.url}/api/flow_run_states/?flow_run_id={run['id']}", timeout=30).json()
+    states = house.ask(f"/flow_run_states/?flow_run_id={run['id']}", method="GET")
     assert any("no sign of life" in (state["message"] or "") for state in states)
 
 
