@@ -6,10 +6,10 @@
 All take turns, round after round, so that what else the machine does hits all alike; every turn is a process
 of its own (`race_turn.py`), so that its peak memory is its own. Figures are medians over the rounds; a ratio
 is the median of the rounds' ratios. Then `bgm process` is measured over longer and over more programmes
-(`race_growth.py`), and, with `--corpus`, `pipeline.py` is run for the aims that it measures. Demucs and
-Open-Unmix have random weights, which cost the same: nothing is downloaded. The report is Markdown, with
-a CSV file and a picture beside it. The exit code is 1 if somebody did not finish; aims that are not met are
-told of, and change nothing.
+(`race_growth.py`), and, with `--corpus`, `pipeline.py` is run for the aims that it measures; its report lies
+beside the race's. Demucs and Open-Unmix have random weights, which cost the same: nothing is downloaded. The
+report is Markdown, with a CSV file and a picture beside it. The exit code is 1 if somebody did not finish;
+aims that are not met are told of, and change nothing.
 """
 
 import argparse
@@ -84,7 +84,8 @@ def main() -> int:
         try:
             costs = grow(folder, plan)
             if arguments.corpus:
-                rest = pipeline_aims(arguments.corpus, folder, arguments.quick)
+                beside = arguments.report or folder / "race.md"
+                rest = pipeline_aims(arguments.corpus, beside.with_name("pipeline.md"), arguments.quick)
         except RuntimeError as error:  # what the race gave is told all the same
             failures["all that comes after the race"] = str(error)
     option = (
@@ -172,15 +173,17 @@ def grow(folder: Path, plan: Plan) -> list[Cost]:
     return costs
 
 
-def pipeline_aims(corpus: Path, folder: Path, is_quick: bool) -> list[Aim]:
-    """What `pipeline.py` measures: everything but the network, and what looking first saves.
+def pipeline_aims(corpus: Path, path: Path, is_quick: bool) -> list[Aim]:
+    """What `pipeline.py` measures, and writes to `path`: everything but the network, and what looking first
+    saves.
 
     Raises:
         RuntimeError: it failed; the message says why.
     """
-    path = folder / "pipeline.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     program = [sys.executable, str(Path(__file__).with_name("pipeline.py"))]
-    amount = ["--minutes", "1", "--repeats", "1"] if is_quick else []
+    amount = ["--minutes", "2", "--repeats", "1", "--programmes", "1"] if is_quick else []
     command = [*program, "--corpus", str(corpus), "--report", str(path), *amount]
     tell("pipeline.py")
     try:
