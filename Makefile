@@ -1,7 +1,7 @@
 # make demo    a demo broadcast is made, its music found, separated, stored and shown
-# make test    every test             make lint    ruff, mypy             make bench   the benchmarks, half an hour
-# make race    our speed, and that of what else there is (20 minutes, two quiet cores; writes reports/race.*);
-#              make race CORPUS=FOLDER measures what needs recordings, too
+# make test    every test             make lint    ruff, mypy
+# make bench   the race: our speed, and that of what else there is (two quiet cores; writes reports/race.*);
+#              make bench CORPUS=FOLDER measures what needs recordings, too
 # make faults  breaks things on purpose: processes, servers, disks, clocks (an hour; writes reports/faults.md)
 # make audit   known vulnerabilities of what is locked
 # make lock    constraints.txt anew, from the newest versions that fit pyproject.toml
@@ -19,7 +19,7 @@ BUILD_TOOLS := hatchling editables setuptools
 EXTRAS := '.[dev,bench]'
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: demo test lint audit bench race faults lock ffmpeg systemd chromium postgresql clean
+.PHONY: demo test lint audit bench faults lock ffmpeg systemd chromium postgresql clean
 
 demo: $(INSTALLED) ffmpeg
 	@# Package lists are missing from a fresh container; without root, bgm says what to do.
@@ -38,11 +38,6 @@ audit: $(INSTALLED)
 	$(BIN)/python .ci/audit.py constraints.txt
 
 bench: $(INSTALLED) ffmpeg
-	$(BIN)/python benchmarks/store_queries.py --rows 500000
-	$(BIN)/python benchmarks/memory.py --long-s 1800 --day-s 7200
-	$(BIN)/python benchmarks/race.py
-
-race: $(INSTALLED) ffmpeg
 	$(BIN)/python benchmarks/race.py --report reports/race.md $(if $(CORPUS),--corpus $(CORPUS))
 
 faults: $(INSTALLED) ffmpeg postgresql
