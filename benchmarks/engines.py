@@ -1,7 +1,7 @@
 """What each engine, and each way to share out the cores, makes of one network.
 
     python benchmarks/engines.py --report reports/engines.md
-    python benchmarks/engines.py --corpus corpus     # also what bfloat16 costs in quality
+    python benchmarks/engines.py --corpus corpus     # also what bfloat16 costs in quality, where weights ship
 
 In one process all take turns on the same chunk of 13.6 s, so that a machine that slows down slows all alike.
 Figures are medians over the turns; sgemm (a product of two square matrices by PyTorch) has its turn as well.
@@ -88,7 +88,7 @@ def main() -> int:
             for threads in sorted(set(arguments.threads)):
                 rows = measure(contestants(loaded, threads, Path(folder)), threads, arguments.turns)
                 lines += table(loaded.network.name, threads, rows)
-            if arguments.corpus and has_graph(loaded):
+            if arguments.corpus and has_graph(loaded) and "steps" in loaded.metadata:
                 lines += loss(loaded, arguments.corpus, arguments.mixtures, Path(folder))
     print("\n".join(lines))
     if arguments.report:
