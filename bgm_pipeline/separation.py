@@ -80,10 +80,12 @@ class Separator:
 
     def _batches(self, chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
         """As many chunks together as the engine wants, of one length: only the last has another."""
-        size = self.engine.batch_size
         batch: list[Chunk] = []
         for chunk in chunks:
-            if batch and (len(batch) == size or len(chunk.samples) != len(batch[0].samples)):
+            # The engine may have changed its mind since the last batch.
+            if batch and (
+                len(batch) >= self.engine.batch_size or len(chunk.samples) != len(batch[0].samples)
+            ):
                 yield batch
                 batch = []
             batch.append(chunk)

@@ -93,6 +93,14 @@ def test_a_last_segment_of_any_length_is_separated(samples: int) -> None:
     assert len(music) == samples + 2 * CONTEXT
 
 
+def test_batches_follow_an_engine_that_finds_room_for_more() -> None:
+    grows, network = separator(batch_size=1)
+    for number, _ in enumerate(grows.separate(chunks_of(noise(12 * 6)))):
+        if number == 0:
+            grows.engine.batch_size = 2
+    assert network.batches == [1, 2, 2, 1]
+
+
 def test_a_batch_that_is_given_ahead_changes_nothing() -> None:
     samples = noise(65)
     samples[12 * SAMPLE_RATE : 36 * SAMPLE_RATE] = 0
