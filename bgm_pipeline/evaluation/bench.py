@@ -22,9 +22,7 @@ from bgm_pipeline.evaluation.systems import MIXTURE, MUSIC, System, separate
 from bgm_pipeline.folders import make_folder
 from bgm_pipeline.settings import SeparationSettings, Settings
 from bgm_pipeline.timebase import samples_to_s
-
-Progress = Callable[[str, int, int], None]
-"""Told what is worked on, how much of it is done, and of how much."""
+from bgm_pipeline.training.corpus import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +177,8 @@ class _MeasurementFile:
         self.path = folder / f"{system.label.replace('/', '_')}.csv"
         self.of = f"{system.sha256[:12]} {tests.identity()}"
         if system.model:
-            self.of += f" ^{how.mask_exponent:g}" + (" bfloat16" if how.bfloat16 else "")
+            inexact = [name for name in ("bfloat16", "tf32") if getattr(how, name)]
+            self.of = " ".join([self.of, f"^{how.mask_exponent:g}", *inexact])
         self.rows = {(row.level_db, row.number, row.condition): row for row in self._read()}
         if not self.rows:
             with self.path.open("w", newline="") as file:
