@@ -198,11 +198,10 @@ def report(race: Race, picture: str | None) -> Iterator[str]:
         yield from (f"![Speed, and cost as broadcasts grow]({picture})", "")
     yield from _contestants(race)
     yield from ("## Aims", "", "| what | aim | measured | |", "|---|---|---|---|")
-    yield from (
-        f"| {a.what} | {a.aim} | {a.measured} | {'met' if a.is_met else 'not met'} |" for a in aims(race)
-    )
+    found = aims(race)
+    yield from (f"| {a.what} | {a.aim} | {a.measured} | {'met' if a.is_met else 'not met'} |" for a in found)
     yield ""
-    yield from tried([aim.what for aim in aims(race) if not aim.is_met])
+    yield from tried([aim.what for aim in found if not aim.is_met])
     if not race.pipeline_aims:
         why = "what everything but the network takes, and what looking first saves, need `--corpus`"
         yield from (f"Not measured in this run: {why}.", "")
