@@ -24,7 +24,13 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``(batch, in_channels, freq, frame)`` to ``(batch, out_channels, freq, frame)``."""
-        return super().forward(functional.pad(input, self.pad))
+        padded = functional.pad(input, self.pad)
+        if self.dilation == (1, 1) or not torch.is_autocast_enabled("cpu"):
+            return super().forward(padded)
+        # In bfloat16, oneDNN's gradients of kernels that are dilated along frequency are not numbers, or it
+        # reads memory that is not there and the process dies.
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(padded.float()).to(input.dtype)
 
 
 class Composite(nn.Sequential):

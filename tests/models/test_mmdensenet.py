@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from bgm_pipeline.models import cost, registry
-from bgm_pipeline.models.blocks import DilatedBlock, DilatedDenseBlock
+from bgm_pipeline.models.blocks import DilatedBlock, DilatedDenseBlock, SameConv2d
 
 FAMILY = ("fdmmdensenet", "tdmmdensenet", "2dmmdensenet")
 DILATIONS = {"fdmmdensenet": (2, 1), "tdmmdensenet": (1, 2), "2dmmdensenet": (2, 2)}
@@ -64,6 +64,22 @@ def test_gradients_reach_every_parameter(network: tuple[str, nn.Module]) -> None
     without = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().any()]
     # A bias in front of a batch norm has no effect in training: its gradient is 0 but for rounding.
     assert without == []
+
+
+@pytest.mark.parametrize("dilation", DILATIONS.values())
+def test_dilated_convolutions_learn_the_same_in_bfloat16(dilation: tuple[int, int]) -> None:
+    torch.manual_seed(3)
+    convolution = SameConv2d(20, 14, (3, 3), dilation).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 20, 256, 48)
+    gradients = []
+    for is_rough in (False, True):
+        convolution.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_rough):
+            convolution(x).square().mean().backward()
+        assert convolution.weight.grad is not None
+        gradients.append(convolution.weight.grad.clone())
+    exact, rough = gradients
+    assert (rough - exact).norm() < 0.02 * exact.norm()
 
 
 def test_bands_end_with_equally_many_maps_and_so_can_be_joined() -> None:
