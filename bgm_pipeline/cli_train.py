@@ -50,13 +50,19 @@ def train(
     ] = None,
     crop_s: Annotated[float | None, typer.Option(min=0.128, help="length of the crops, else 1.5")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="crops a step, else 2")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="at its highest, else 0.002")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="at its highest; else 0.002, or the protocol's")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="other seeds, other mixtures; else 1")] = None,
     validate_every_s: Annotated[float, typer.Option(min=0, help="seconds between validations")] = 600.0,
     validation_crops: Annotated[int, typer.Option(min=1)] = 24,
     bfloat16: Annotated[
-        bool, typer.Option("--bfloat16/--float32", help="matrix products in bfloat16, where the CPU has them")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--bfloat16/--float32",
+            help="matrix products in bfloat16, where the CPU has them, or all in float32; else the protocol's, or float32",
+        ),
+    ] = None,
     start_from: Annotated[str, typer.Option(help="weights to begin with: a file, or a network's name")] = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
