@@ -60,7 +60,8 @@ def train(
         bool | None,
         typer.Option(
             "--bfloat16/--float32",
-            help="matrix products in bfloat16, where the CPU has them, or all in float32; else the protocol's, or float32",
+            help="matrix products in bfloat16, where the CPU has them, or all in float32; else as the "
+            "protocol says, or float32",
         ),
     ] = None,
     start_from: Annotated[str, typer.Option(help="weights to begin with: a file, or a network's name")] = "",
