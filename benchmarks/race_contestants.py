@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from bgm_pipeline.settings import Settings
 
 MAIN, COMPACT = "2dmmdensenet", "bandsplit"
-"""The network that is used by default, and the one for machines without a GPU."""
+"""The paper's network, and ours for machines without a GPU."""
 
 CHEAP = ("blstm", "unet", "nmf")
 """Other networks, with the engine that is used by default."""
