@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bgm_pipeline.models.blocks import BINS, BandNet, DilatedDenseBlock, SameConv2d, mask_of_all_bins
+from bgm_pipeline.models.blocks import BINS, BandNet, DilatedDenseBlock, mask_of_all_bins
+from bgm_pipeline.models.convolution import SameConv2d
 
 FRAME_MULTIPLE = 8
 """Three 2x2 poolings: frames are padded to a multiple of this, and cropped back."""

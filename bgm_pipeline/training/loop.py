@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +101,19 @@ class Progress:
     quality: float = math.nan
     """Of the last validation: gain in SI-SDR over the mixture, dB, or share of right scores."""
 
+    earlier: dict[str, float] = field(default_factory=dict)
+    """What the weights that this training started from had behind them: `steps`, `hours`, `audio_hours`."""
+
     def metadata(self) -> dict[str, str]:
-        """What weights that were trained so far are saved with."""
+        """What weights that were trained so far are saved with: all of it, that of earlier trainings, too."""
+
+        def in_all(name: str, now: float) -> float:
+            return now + self.earlier.get(name, 0)
+
         return {
-            "steps": str(self.step),
-            "hours": f"{self.seconds / 3600:.3f}",
-            "audio_hours": f"{self.audio_s / 3600:.3f}",
+            "steps": f"{in_all('steps', self.step):.0f}",
+            "hours": f"{in_all('hours', self.seconds / 3600):.3f}",
+            "audio_hours": f"{in_all('audio_hours', self.audio_s / 3600):.3f}",
             "validation": f"{self.quality:.3f}",
         }
 
@@ -348,7 +355,7 @@ class _Training:
             )
 
     def start_from(self, name_or_path: str) -> None:
-        """Takes weights, and nothing else, of an earlier training."""
+        """Takes the weights of an earlier training, and how long that was."""
         loaded = registry.load(name_or_path, self.network.task)
         if loaded.network.name != self.network.name:
             raise ModelError(
@@ -356,6 +363,10 @@ class _Training:
             )
         for module in (self.module, self.average.module):
             module.load_state_dict(loaded.module.state_dict())
+        told = loaded.metadata
+        self.progress.earlier = {
+            name: float(told[name]) for name in ("steps", "hours", "audio_hours") if name in told
+        }
 
     def resume(self) -> None:
         """Takes up what the folder's checkpoint holds."""

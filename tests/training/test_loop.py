@@ -147,6 +147,16 @@ def test_a_new_training_can_begin_with_the_weights_of_another(folder: Path, tmp_
         train(registry.get("2dmmdensenet"), corpus, tmp_path / "third", short(1), CPU, start_from=str(first))
 
 
+def test_weights_tell_of_all_their_trainings_resumed_or_not(folder: Path, tmp_path: Path) -> None:
+    network, corpus = registry.get("music_detector"), load_corpus(folder)
+    first = train(network, corpus, tmp_path / "first", short(3), CPU)
+    train(network, corpus, tmp_path / "second", short(1), CPU, start_from=str(first))
+    second = train(network, corpus, tmp_path / "second", short(2), CPU)
+    heard = [float(registry.load(str(path), "detection").metadata["audio_hours"]) for path in (first, second)]
+    assert registry.load(str(second), "detection").metadata["steps"] == "5"
+    assert heard[1] == pytest.approx(heard[0] * 5 / 3, abs=0.002)
+
+
 def test_a_checkpoint_of_another_network_is_refused(folder: Path, tmp_path: Path) -> None:
     corpus = load_corpus(folder)
     train(registry.get("music_detector"), corpus, tmp_path, short(1), CPU)
