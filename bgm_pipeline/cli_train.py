@@ -50,6 +50,12 @@ def train(
     ] = None,
     crop_s: Annotated[float | None, typer.Option(min=0.128, help="length of the crops, else 1.5")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="crops a step, else 2")] = None,
+    loss: Annotated[
+        Literal["l1", "compressed"] | None,
+        typer.Option(
+            help="l1 is the paper's; else compressed, or the protocol's. Of networks that make a mask"
+        ),
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="at its highest; else 0.002, or the protocol's")
     ] = None,
@@ -89,6 +95,7 @@ def train(
         hours=hours,
         crop_s=crop_s,
         batch_size=batch_size,
+        loss=loss,
         learning_rate=learning_rate,
         seed=seed,
         validate_every_s=validate_every_s,

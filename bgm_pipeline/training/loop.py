@@ -22,7 +22,7 @@ from bgm_pipeline.models import registry
 from bgm_pipeline.models.mmdensenet import FRAME_MULTIPLE
 from bgm_pipeline.timebase import s_to_samples, samples_to_s
 from bgm_pipeline.training.corpus import Corpus
-from bgm_pipeline.training.losses import Objective, objective_for
+from bgm_pipeline.training.losses import Loss, Objective, objective_for
 from bgm_pipeline.training.mixing import MixtureDataset
 from bgm_pipeline.transforms import HOP_LENGTH
 
@@ -42,6 +42,8 @@ class TrainingSettings:
     crop_frames: int = 96
     """Length of a crop, STFT frames of 16 ms: 96 is 1.52 s. See `frames_of`."""
     batch_size: int = 2
+    loss: Loss = "compressed"
+    """Of networks that make a mask, see `SeparationObjective`."""
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     warmup: float = 0.03
@@ -217,7 +219,7 @@ class _Training:
         # Convolutions of few maps are faster with channels last: on a CPU by half.
         self.module = network.build().to(device).to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.module, avg_fn=self.averaged, use_buffers=True)
-        self.objective = objective_for(network).to(device)
+        self.objective = objective_for(network, settings.loss).to(device)
         self.optimiser = AdamW(
             self.module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )

@@ -1,5 +1,7 @@
 """What a network is trained to make small, and what tells how good it has become."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -8,6 +10,11 @@ from bgm_pipeline.models.estimate import Domain, MusicEstimator
 from bgm_pipeline.models.registry import Network
 from bgm_pipeline.training.mixing import MixingSettings
 from bgm_pipeline.transforms import normalising_gain
+
+Loss = Literal["l1", "compressed"]
+"""L1 norm of magnitudes, as the paper's, or mean square error of magnitudes to the power of `COMPRESSION`."""
+
+COMPRESSION = 0.5
 
 _MUSIC_ALONE_DB = 20.0
 
@@ -20,26 +27,24 @@ _TINY = 1e-6
 class SeparationObjective(nn.Module):
     """What the estimate of the music misses, at the level that `normalising_gain` sets.
 
-    For a mask, the L1 norm of (mask x mixture magnitude - music magnitude), mean over bins (Heo et al. 2019);
-    for a waveform, the L1 norms of magnitudes and of samples, added.
-
     Args:
         mixing: of the mixtures that the network learns from.
-        compression: for a mask, the mean square error of magnitudes to this power instead (after Braun &
-            Tashev 2021). The L1 norm is least at the median, which is silence wherever music is more often
-            absent than present; this one is least at a mean, and what is quiet counts, too.
+        loss: for a mask. "l1" is the L1 norm of (mask x mixture magnitude - music magnitude), mean over bins
+            (Heo et al. 2019). It is least at the median, which is silence wherever music is more often absent
+            than present. "compressed" (after Braun & Tashev 2021) is least at a mean, and what is quiet
+            counts, too. For a waveform it is always the L1 norms of magnitudes and of samples, added.
     """
 
     def __init__(
         self,
         domain: Domain = "magnitude",
         mixing: MixingSettings | None = None,
-        compression: float | None = None,
+        loss: Loss = "compressed",
     ) -> None:
         super().__init__()
         self.domain = domain
         self.mixing = mixing or MixingSettings()
-        self.compression = compression
+        self.is_compressed = loss == "compressed"
         self.estimator = MusicEstimator(domain)
         self.stft = self.estimator.stft
 
@@ -57,9 +62,9 @@ class SeparationObjective(nn.Module):
 
     def distance(self, estimate: Tensor, target: Tensor) -> Tensor:
         """Mean distance of two magnitude spectrograms."""
-        if self.compression is None:
+        if not self.is_compressed:
             return functional.l1_loss(estimate, target)
-        compressed, aim = ((x + _TINY) ** self.compression for x in (estimate, target))
+        compressed, aim = ((x + _TINY) ** COMPRESSION for x in (estimate, target))
         return functional.mse_loss(compressed, aim)
 
     def quality(self, network: nn.Module, batch: Batch) -> Tensor:
@@ -119,13 +124,12 @@ VARIED = MixingSettings(
 Objective = SeparationObjective | DetectionObjective
 
 
-def objective_for(network: Network) -> Objective:
-    """The objective of the network's task; our own network has one of its own."""
+def objective_for(network: Network, loss: Loss = "compressed") -> Objective:
+    """The objective of the network's task; the compact network has mixtures of its own."""
     if network.task == "detection":
         return DetectionObjective()
-    if network.name == "bandsplit":
-        return SeparationObjective(network.domain, VARIED, compression=0.5)
-    return SeparationObjective(network.domain)
+    mixing = VARIED if network.name == "bandsplit" else MixingSettings()
+    return SeparationObjective(network.domain, mixing, loss)
 
 
 def si_sdr_db(estimate: Tensor, reference: Tensor) -> Tensor:

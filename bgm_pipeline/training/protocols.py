@@ -17,6 +17,7 @@ PROTOCOLS: Mapping[Protocol, Mapping[str, Any]] = {
         "steps": _PAPER_EPOCHS * math.ceil(_PAPER_CLIPS / _PAPER_BATCH),
         "crop_s": 12.0,
         "batch_size": _PAPER_BATCH,
+        "loss": "l1",
     },
     # As much as two cores can show to every network within hours: 20.3 minutes. Mixtures follow from seed,
     # crop and number alone, so that all networks see the same ones in the same order. docs/training.md tells
@@ -25,6 +26,7 @@ PROTOCOLS: Mapping[Protocol, Mapping[str, Any]] = {
         "steps": 400,
         "crop_s": 1.5,
         "batch_size": 2,
+        "loss": "l1",
         "seed": 1,
         "learning_rate": 8e-3,
         "bfloat16": True,

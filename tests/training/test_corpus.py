@@ -161,6 +161,8 @@ def test_a_split_can_be_added_later(tmp_path: Path, demo_cache: Path, packages: 
         f"tuxpaint-{thing}" for thing in things if 0.7 <= debian.stable_fraction(f"tuxpaint-{thing}") < 0.8
     }
     assert 0 < len(others) < 12
+    at_once = build_from_debian(tmp_path / "at once", ("demo", "valid"), packages.cache)
+    assert corpus.clips == at_once.clips, "in the same order: a seed draws the same mixtures"
 
 
 def test_a_recording_that_a_package_holds_twice_is_kept_once(tmp_path: Path, packages: PackageMaker) -> None:
