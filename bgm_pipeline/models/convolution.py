@@ -14,8 +14,8 @@ _TILE_BINS = 1_536
 class SameConv2d(nn.Conv2d):
     """Convolution that keeps freq and frame; an even kernel gets its odd zero behind.
 
-    On a CPU the gradients of a convolution to fewer maps are computed here, by matrix products: oneDNN takes
-    two to ten times as long for them, most for dilated kernels.
+    On a CPU and in float32 the gradients of a convolution to fewer maps are computed here, by matrix
+    products: oneDNN takes longer for them, most for dilated kernels (`benchmarks/training_step.py`).
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class SameConv2d(nn.Conv2d):
         if not torch.is_autocast_enabled("cpu"):
             return self._convolve(input)
         if self.dilation == (1, 1):
-            return super().forward(functional.pad(input, self.pad))
+            return convolved(input, self.weight, self.bias, self.dilation, self.pad)
         # In bfloat16, oneDNN's gradients of kernels that are dilated along frequency are not numbers, or it
         # reads memory that is not there and the process dies.
         with torch.autocast("cpu", enabled=False):
@@ -105,7 +105,7 @@ class _Convolution(torch.autograd.Function):
                 part = slice(first, min(first + rows, bins))
                 seen = tile[: part.stop - part.start]
                 around = padded[number, first:]
-                seen.copy_(around.as_strided(seen.shape, strides, around.storage_offset()))
+                seen.copy_(around.as_strided(seen.shape, strides))
                 products = seen.view(-1, columns)
                 torch.mm(products, kernel, out=of_x[number, part].view(-1, maps_in))
                 of_kernel.addmm_(products.t(), x[number, part].view(-1, maps_in))

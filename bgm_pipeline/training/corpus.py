@@ -280,7 +280,9 @@ class _Build:
         places = {name: place for place, name in enumerate(debian.recipes_by_package(SPLITS))}
 
         def place(row: Clip | Package) -> tuple[int, int]:
-            return places.get(row.package, 0), SPLITS.index(row.split)
+            # Own folders are in no recipe; a split that there is not is refused when the corpus is read back.
+            split = SPLITS.index(row.split) if row.split in SPLITS else len(SPLITS)
+            return places.get(row.package, 0), split
 
         self.clips.sort(key=place)
         self.packages.sort(key=place)

@@ -102,7 +102,7 @@ RECIPES = (
     _asterisk("fr", "demo"),
 )
 """The corpus: split by composer and speaker, so that no voice and no hand is in two splits (the demo, which
-judges nothing, speaks with the test's voice)."""
+judges nothing, speaks with the test's voice). Which mixtures a seed draws depends on the packages' order."""
 
 _FREE_FORM_LICENCES = {
     "asterisk-moh-opsound-wav": "CC-BY-SA-3.0",

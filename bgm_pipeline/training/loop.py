@@ -319,10 +319,15 @@ class _Training:
         """Quality of the averaged weights, see `validation_quality`."""
         return validation_quality(self.average, self.objective, self.corpus, self.settings, self.device)
 
-    def mixtures(self) -> dict[str, int]:
-        """The settings that decide which mixtures a step sees."""
+    def fixed(self) -> dict[str, int | str]:
+        """The settings that a training must go on with: which mixtures a step sees, and the loss."""
         s = self.settings
-        return {"batch_size": s.batch_size, "crop_frames": s.crop_frames, "seed": s.seed}
+        return {
+            "batch_size": s.batch_size,
+            "crop_frames": s.crop_frames,
+            "seed": s.seed,
+            "loss": s.loss,
+        }
 
     def save(self) -> None:
         """Checkpoint and weights, each replaced whole."""
@@ -335,7 +340,7 @@ class _Training:
                 "optimiser": self.optimiser.state_dict(),
                 "amp": self.amp.state_dict(),
                 "progress": asdict(self.progress),
-                "mixtures": self.mixtures(),
+                "fixed": self.fixed(),
             },
             partial,
         )
@@ -378,14 +383,14 @@ class _Training:
                 f"{self.checkpoint_path} holds a training of {held['network']}, not of {self.network.name}; "
                 "give another folder"
             )
-        # A checkpoint of an earlier version does not tell.
-        held_mixtures, mixtures = held.get("mixtures", self.mixtures()), self.mixtures()
-        if held_mixtures != mixtures:
+        now_fixed = self.fixed()
+        held_fixed = {**now_fixed, **held.get("fixed", {})}  # a checkpoint of an earlier version tells less
+        if held_fixed != now_fixed:
             then, now = (
                 ", ".join(
-                    f"{name} {values[name]}" for name in mixtures if held_mixtures[name] != mixtures[name]
+                    f"{name} {values[name]}" for name in now_fixed if held_fixed[name] != now_fixed[name]
                 )
-                for values in (held_mixtures, mixtures)
+                for values in (held_fixed, now_fixed)
             )
             raise ModelError(
                 f"{self.checkpoint_path} holds a training with {then}, not with {now}; "

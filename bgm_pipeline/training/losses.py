@@ -15,6 +15,7 @@ Loss = Literal["l1", "compressed"]
 """L1 norm of magnitudes, as the paper's, or mean square error of magnitudes to the power of `COMPRESSION`."""
 
 COMPRESSION = 0.5
+"""Exponent of magnitudes, so that what is quiet counts beside what is loud."""
 
 _MUSIC_ALONE_DB = 20.0
 
@@ -31,8 +32,9 @@ class SeparationObjective(nn.Module):
         mixing: of the mixtures that the network learns from.
         loss: for a mask. "l1" is the L1 norm of (mask x mixture magnitude - music magnitude), mean over bins
             (Heo et al. 2019). It is least at the median, which is silence wherever music is more often absent
-            than present. "compressed" (after Braun & Tashev 2021) is least at a mean, and what is quiet
-            counts, too. For a waveform it is always the L1 norms of magnitudes and of samples, added.
+            than present. "compressed" is the mean square error of those magnitudes to the power of
+            `COMPRESSION` (after Braun & Tashev 2021), which is least at a mean. For a waveform it is always
+            the L1 norms of magnitudes and of samples, added.
     """
 
     def __init__(
@@ -125,7 +127,8 @@ Objective = SeparationObjective | DetectionObjective
 
 
 def objective_for(network: Network, loss: Loss = "compressed") -> Objective:
-    """The objective of the network's task; the compact network has mixtures of its own."""
+    """The objective of the network's task. The compact network has mixtures of its own; detectors have, too,
+    and one loss alone."""
     if network.task == "detection":
         return DetectionObjective()
     mixing = VARIED if network.name == "bandsplit" else MixingSettings()

@@ -9,6 +9,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,9 +51,15 @@ def begun(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def short(steps: int, **changes: float) -> TrainingSettings:
-    values = {"crop_frames": 64, "batch_size": 4, "validation_crops": 4, "loader_processes": 0, **changes}
-    return TrainingSettings(steps=steps, **values)  # type: ignore[arg-type]
+def short(steps: int, **changes: Any) -> TrainingSettings:
+    values: dict[str, Any] = {
+        "crop_frames": 64,
+        "batch_size": 4,
+        "validation_crops": 4,
+        "loader_processes": 0,
+        **changes,
+    }
+    return TrainingSettings(steps=steps, **values)
 
 
 def test_the_loss_falls_and_the_log_says_so(folder: Path, tmp_path: Path) -> None:
@@ -164,9 +171,9 @@ def test_a_checkpoint_of_another_network_is_refused(folder: Path, tmp_path: Path
         train(registry.get("2dmmdensenet"), corpus, tmp_path, short(1), CPU)
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 2}, {"crop_frames": 32}, {"seed": 9}])
-def test_other_mixtures_than_those_begun_with_are_refused(
-    begun: Path, folder: Path, tmp_path: Path, change: dict[str, float]
+@pytest.mark.parametrize("change", [{"batch_size": 2}, {"crop_frames": 32}, {"seed": 9}, {"loss": "l1"}])
+def test_other_mixtures_or_another_loss_than_those_begun_with_are_refused(
+    begun: Path, folder: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     (name,) = change
     shutil.copytree(begun, tmp_path / "copy")
@@ -174,11 +181,11 @@ def test_other_mixtures_than_those_begun_with_are_refused(
         train(registry.get("music_detector"), load_corpus(folder), tmp_path / "copy", short(2, **change), CPU)
 
 
-def test_a_checkpoint_that_tells_no_mixtures_is_taken_as_it_is(
+def test_a_checkpoint_that_does_not_tell_of_them_is_taken_as_it_is(
     begun: Path, folder: Path, tmp_path: Path
 ) -> None:
     held = torch.load(begun / "checkpoint.pt", weights_only=True)
-    del held["mixtures"]
+    del held["fixed"]
     torch.save(held, tmp_path / "checkpoint.pt")
     steps: list[int] = []
     train(

@@ -78,3 +78,9 @@ def test_the_compact_network_alone_learns_from_varied_mixtures() -> None:
 def test_the_papers_networks_are_compared_with_the_papers_loss() -> None:
     assert {training_settings(protocol).loss for protocol in PROTOCOLS} == {"l1"}
     assert training_settings("comparison", loss="compressed").loss == "compressed"
+    mixture = noise(1)
+    network = registry.get("2dmmdensenet")
+    l1, compressed = (
+        losses(objective_for(network, loss), mixture, mixture, [0.25]) for loss in get_args(Loss)
+    )
+    assert l1 != compressed
