@@ -8,10 +8,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bgm_pipeline.models.convolution import SameConv2d
-
 BINS = 512
 """Bins that a dense network runs on: all of a 1,024-point transform but the Nyquist bin."""
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution that keeps freq and frame; an even kernel gets its odd zero behind."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: tuple[int, int], dilation: tuple[int, int] = (1, 1)
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, dilation=dilation)
+        freq, frame = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        self.pad = (frame // 2, frame - frame // 2, freq // 2, freq - freq // 2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(batch, in_channels, freq, frame)`` to ``(batch, out_channels, freq, frame)``."""
+        if not torch.is_autocast_enabled("cpu"):
+            return self._convolve(input)
+        if self.dilation == (1, 1):
+            return super().forward(functional.pad(input, self.pad))
+        # In bfloat16, oneDNN's gradients of kernels that are dilated along frequency are not numbers, or it
+        # reads memory that is not there and the process dies.
+        with torch.autocast("cpu", enabled=False):
+            return self._convolve(input.float()).to(input.dtype)
+
+    def _convolve(self, input: Tensor) -> Tensor:
+        left, right, below, above = self.pad
+        if (left, below) != (right, above):
+            return super().forward(functional.pad(input, self.pad))
+        # A convolution that pads by itself saves a copy: a training step is a twelfth shorter.
+        padding = (below, left)
+        return functional.conv2d(input, self.weight, self.bias, padding=padding, dilation=self.dilation)
 
 
 class Composite(nn.Sequential):

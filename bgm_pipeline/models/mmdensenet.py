@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bgm_pipeline.models.blocks import BINS, BandNet, DilatedDenseBlock, mask_of_all_bins
-from bgm_pipeline.models.convolution import SameConv2d
+from bgm_pipeline.models.blocks import BINS, BandNet, DilatedDenseBlock, SameConv2d, mask_of_all_bins
 
 FRAME_MULTIPLE = 8
 """Three 2x2 poolings: frames are padded to a multiple of this, and cropped back."""

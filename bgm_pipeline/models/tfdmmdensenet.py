@@ -12,8 +12,7 @@ axis its own 3x3 convolution; the mask ends in a sigmoid; the same loss and trai
 import torch
 from torch import Tensor, nn
 
-from bgm_pipeline.models.blocks import DenseBlock, mask_of_all_bins
-from bgm_pipeline.models.convolution import SameConv2d
+from bgm_pipeline.models.blocks import DenseBlock, SameConv2d, mask_of_all_bins
 from bgm_pipeline.models.mmdensenet import FRAME_MULTIPLE
 
 _GROWTH, _LAYERS, _DROPOUT, _DEPTH = 12, 4, 0.2, 4

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from bgm_pipeline.models import cost, registry
-from bgm_pipeline.models.blocks import DilatedBlock, DilatedDenseBlock
-from bgm_pipeline.models.convolution import SameConv2d
+from bgm_pipeline.models.blocks import DilatedBlock, DilatedDenseBlock, SameConv2d
 
 FAMILY = ("fdmmdensenet", "tdmmdensenet", "2dmmdensenet")
 DILATIONS = {"fdmmdensenet": (2, 1), "tdmmdensenet": (1, 2), "2dmmdensenet": (2, 2)}
