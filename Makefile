@@ -27,7 +27,8 @@ demo: $(INSTALLED) ffmpeg
 	$(BIN)/bgm demo
 
 test: $(INSTALLED) ffmpeg systemd chromium
-	$(BIN)/python -m pytest
+	@# Two at a time, since many wait for servers; a file at a time, since its tests share what is slow to start.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

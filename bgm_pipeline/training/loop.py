@@ -19,74 +19,14 @@ from bgm_pipeline.errors import InputError, ModelError
 from bgm_pipeline.folders import make_folder
 from bgm_pipeline.memory import reuse_freed_memory
 from bgm_pipeline.models import registry
-from bgm_pipeline.models.mmdensenet import FRAME_MULTIPLE
-from bgm_pipeline.timebase import s_to_samples, samples_to_s
+from bgm_pipeline.timebase import samples_to_s
 from bgm_pipeline.training.corpus import Corpus
-from bgm_pipeline.training.losses import Loss, Objective, objective_for
+from bgm_pipeline.training.losses import Objective, objective_for
 from bgm_pipeline.training.mixing import MixtureDataset
-from bgm_pipeline.transforms import HOP_LENGTH
+from bgm_pipeline.training.protocols import TrainingSettings
 
 VALIDATION_SEED = 2
 _STEPS_AN_EPOCH = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """How a network is trained. Either `steps` or `hours` says when to stop; the rate follows a cosine
-    over whichever it is."""
-
-    steps: int = 0
-    hours: float = 0.0
-    """Of this machine's time, counted over all resumptions: steps, waits for mixtures, validations and
-    checkpoints, but for the last validation."""
-    crop_frames: int = 96
-    """Length of a crop, STFT frames of 16 ms: 96 is 1.52 s. See `frames_of`."""
-    batch_size: int = 2
-    loss: Loss = "compressed"
-    """Of networks that make a mask, see `SeparationObjective`."""
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    warmup: float = 0.03
-    """Share of the training over which the rate rises."""
-    clip_norm: float = 1.0
-    ema_decay: float = 0.998
-    seed: int = 1
-    validate_every_s: float = 600.0
-    validation_crops: int = 24
-    checkpoint_every_s: float = 120.0
-    loader_processes: int = 1
-    bfloat16: bool = False
-    """Matrix products in bfloat16: on CPUs that have AVX-512 BF16 or AMX, recurrent networks train twice as
-    fast; weights and losses stay in float32."""
-
-    def __post_init__(self) -> None:
-        """Refuses what makes no sense.
-
-        Raises:
-            InputError: a value is too small, or is no number.
-        """
-        least = {
-            **dict.fromkeys(("steps", "hours", "weight_decay", "warmup", "ema_decay"), 0),
-            **dict.fromkeys(("validate_every_s", "checkpoint_every_s", "loader_processes"), 0),
-            **dict.fromkeys(("batch_size", "validation_crops"), 1),
-            "crop_frames": FRAME_MULTIPLE,
-        }
-        for name, minimum in least.items():
-            if not getattr(self, name) >= minimum:
-                raise InputError(f"{name} is {getattr(self, name)}; give {minimum} or more")
-        for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} is {getattr(self, name)}; give a number above 0")
-
-    @staticmethod
-    def frames_of(crop_s: float) -> int:
-        """Frames of a crop of so many seconds: the nearest number that the networks need not pad."""
-        return round(s_to_samples(crop_s) / HOP_LENGTH / FRAME_MULTIPLE) * FRAME_MULTIPLE
-
-    @property
-    def crop_samples(self) -> int:
-        """Samples of a crop: so many that centred frames make `crop_frames`."""
-        return (self.crop_frames - 1) * HOP_LENGTH
 
 
 @dataclass(slots=True)

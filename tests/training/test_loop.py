@@ -20,8 +20,9 @@ from bgm_pipeline.errors import InputError, ModelError
 from bgm_pipeline.models import registry
 from bgm_pipeline.timebase import SAMPLE_RATE
 from bgm_pipeline.training.corpus import build_from_folders, load_corpus
-from bgm_pipeline.training.loop import Progress, TrainingSettings, train
+from bgm_pipeline.training.loop import Progress, train
 from bgm_pipeline.training.losses import DetectionObjective, si_sdr_db
+from bgm_pipeline.training.protocols import TrainingSettings
 
 CPU = torch.device("cpu")
 
@@ -114,7 +115,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(folder: Path, tmp_path: P
         "import sys, torch; from pathlib import Path\n"
         "from bgm_pipeline.models import registry\n"
         "from bgm_pipeline.training.corpus import load_corpus\n"
-        "from bgm_pipeline.training.loop import TrainingSettings, train\n"
+        "from bgm_pipeline.training.loop import train\n"
+        "from bgm_pipeline.training.protocols import TrainingSettings\n"
         "s = TrainingSettings(steps=100000, crop_frames=64, batch_size=2, validation_crops=2, "
         "checkpoint_every_s=0.0, loader_processes=0)\n"
         "train(registry.get('music_detector'), load_corpus(Path(sys.argv[1])), Path(sys.argv[2]), s, "
