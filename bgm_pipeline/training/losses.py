@@ -28,8 +28,11 @@ _TINY = 1e-6
 class SeparationObjective(nn.Module):
     """What the estimate of the music misses, at the level that `normalising_gain` sets.
 
+    Its mixtures change recordings so much that a network cannot learn the few speakers of a small corpus by
+    heart.
+
     Args:
-        mixing: of the mixtures that the network learns from.
+        domain: of the network's estimate.
         loss: for a mask. "l1" is the L1 norm of (mask x mixture magnitude - music magnitude), mean over bins
             (Heo et al. 2019). It is least at the median, which is silence wherever music is more often absent
             than present. "compressed" is the mean square error of those magnitudes to the power of
@@ -37,15 +40,20 @@ class SeparationObjective(nn.Module):
             the L1 norms of magnitudes and of samples, added.
     """
 
-    def __init__(
-        self,
-        domain: Domain = "magnitude",
-        mixing: MixingSettings | None = None,
-        loss: Loss = "compressed",
-    ) -> None:
+    mixing = MixingSettings(
+        equalised=0.3,
+        coloured=0.6,
+        band_limited=0.25,
+        far_speed=0.6,
+        other_speed=0.0,
+        two_voices=0.2,
+        two_tracks=0.15,
+        reverberant=0.3,
+    )
+
+    def __init__(self, domain: Domain = "magnitude", loss: Loss = "compressed") -> None:
         super().__init__()
         self.domain = domain
-        self.mixing = mixing or MixingSettings()
         self.is_compressed = loss == "compressed"
         self.estimator = MusicEstimator(domain)
         self.stft = self.estimator.stft
@@ -111,28 +119,14 @@ class DetectionObjective(nn.Module):
         return right.float().mean(dim=1)
 
 
-VARIED = MixingSettings(
-    equalised=0.3,
-    coloured=0.6,
-    band_limited=0.25,
-    far_speed=0.6,
-    other_speed=0.0,
-    two_voices=0.2,
-    two_tracks=0.15,
-    reverberant=0.3,
-)
-"""What keeps a compact network from learning the few speakers of a small corpus by heart."""
-
 Objective = SeparationObjective | DetectionObjective
 
 
-def objective_for(network: Network, loss: Loss = "compressed") -> Objective:
-    """The objective of the network's task. The compact network has mixtures of its own; detectors have, too,
-    and one loss alone."""
+def objective_for(network: Network, loss: Loss) -> Objective:
+    """The objective of the network's task; for detectors there is one loss alone."""
     if network.task == "detection":
         return DetectionObjective()
-    mixing = VARIED if network.name == "bandsplit" else MixingSettings()
-    return SeparationObjective(network.domain, mixing, loss)
+    return SeparationObjective(network.domain, loss)
 
 
 def si_sdr_db(estimate: Tensor, reference: Tensor) -> Tensor:

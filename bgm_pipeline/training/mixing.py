@@ -49,6 +49,9 @@ class MixingSettings:
     few that were recorded."""
     calm: float = 0.0
     """Tracks of the calm third: see `Mixer.calm`."""
+    amid: float = 0.7
+    """Speech that is amid an utterance when the mixture begins. Else the utterance begins less than a second
+    before, and crops hold nothing but beginnings."""
     reverberant: float = 0.15
     """Speech in a room."""
     other_sounds: float = 0.25
@@ -209,8 +212,12 @@ class Mixer:
         out = np.zeros(length, np.float32)
         speed = self.speed(rng)
         at = -int(rng.integers(SAMPLE_RATE))
+        is_amid = self.settings.amid and rng.random() < self.settings.amid
         while at < length:
-            words = at_speed(self.read(clips[rng.integers(len(clips))]), speed)
+            clip, start = clips[rng.integers(len(clips))], 0
+            if is_amid:
+                at, start, is_amid = 0, int(rng.integers(s_to_samples(clip.duration_s))), False
+            words = at_speed(self.read(clip, start, math.ceil((length - at) * speed) + 1), speed)
             first, last = max(at, 0), min(at + len(words), length)
             if last > first:
                 out[first:last] = words[first - at : last - at]

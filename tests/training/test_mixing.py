@@ -13,6 +13,7 @@ from bgm_pipeline.training.corpus import Clip, Corpus
 from bgm_pipeline.training.mixing import (
     AS_RECORDED,
     Mixer,
+    MixingSettings,
     MixtureDataset,
     active_rms,
     at_speed,
@@ -159,6 +160,22 @@ def test_a_second_sound_is_up_to_12_db_below_the_first() -> None:
         both = beside(first, second, np.random.default_rng(seed))
         assert -12.1 < 20 * np.log10(active_rms(both - first) / active_rms(first)) < 0.1
     assert np.array_equal(beside(first, silence, np.random.default_rng(1)), first)
+
+
+def test_trainings_hear_every_part_of_a_long_talk_and_test_mixtures_its_beginning(tmp_path: Path) -> None:
+    """A speaker whose pitch rises every 5 s of a minute."""
+    talk = np.concatenate([tone(300 + 200 * part, 5.0) for part in range(12)])
+    soundfile.write(tmp_path / "talk.flac", talk, SAMPLE_RATE)
+    clip = Clip("train", "speech", "p", "c", Path("talk.flac"), 60.0, -23.0)
+
+    def parts_heard(settings: MixingSettings) -> set[int]:
+        talker = Mixer(Corpus(tmp_path, (clip,)), "train", settings)
+        heard = [talker.speaker(SAMPLE_RATE // 2, np.random.default_rng(seed)) for seed in range(200)]
+        loudest_hz = [2 * int(np.abs(np.fft.rfft(samples)).argmax()) for samples in heard]
+        return {round((hz - 300) / 200) for hz in loudest_hz}
+
+    assert parts_heard(MixingSettings(other_speed=0, equalised=0, reverberant=0)) == set(range(12))
+    assert parts_heard(AS_RECORDED) == {0}
 
 
 def test_two_voices_and_two_tracks_are_heard_in_one_mixture(corpus: Corpus) -> None:
