@@ -73,7 +73,7 @@ def calibrate(
                 settings,
                 lambda done_s: advance("calibrating, seconds of programme", round(done_s), total_s),
             )
-        calibration.save(fitted, loaded.network.name, path)
+        calibration.save(fitted, loaded, settings.separation.mask_exponent, path)
         typer.echo(f"{path}: {loaded.network.name}: {fitted}")
 
 
@@ -89,7 +89,9 @@ def evaluate(
     listen: Annotated[
         Path | None, typer.Option(help="write a page to listen to into this folder, and no report")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder of the reports")] = Path("reports"),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder of the reports; else reports, or reports/valid")
+    ] = None,
     split: Annotated[Literal["valid", "test"], typer.Option()] = "test",
     minutes: Minutes = 5.0,
     programmes: Programmes = 3,
@@ -138,7 +140,7 @@ def evaluate(
             tests = TestSet(corpus, split, mixtures or 2)
             typer.echo(listening.write(networks, tests, settings, listen, advance))
         return
-    make_folder(out)
+    make_folder(out := out or Path("reports") / ("" if split == "test" else split))
     if only in (None, "separation"):
         tests = TestSet(corpus, split, mixtures or 200)
         systems = [*BASELINES, *networks]

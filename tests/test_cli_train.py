@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from bgm_pipeline.cli import app
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.evaluation import conditions
 
 PROGRAM = str(Path(sys.executable).with_name("bgm"))
 
@@ -110,6 +112,31 @@ def test_calibrating_and_evaluating_use_the_network_that_the_environment_names(
     assert (
         "| detector | alone, s/h | at 0 dB, s/h | at -10 dB, s/h | at -20 dB, s/h | at -30 dB, s/h |" in text
     )
+
+
+def test_a_corpus_without_other_sounds_is_measured_but_for_effects(
+    corpora: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every corpus of two folders is."""
+    clips = (corpora["test"] / "corpus.csv").read_text().splitlines()
+    shutil.copytree(corpora["test"], tmp_path / "house")
+    kept = [clip for clip in clips if ",other," not in clip]
+    (tmp_path / "house/corpus.csv").write_text("\n".join(kept) + "\n")
+    monkeypatch.setattr(
+        conditions,
+        "CONDITIONS",
+        {name: conditions.CONDITIONS[name] for name in ("8 kHz", conditions.EFFECTS)},
+    )
+    monkeypatch.setenv("BGM_MODEL", "passthrough")
+    monkeypatch.setenv("BGM_THREADS", "1")
+    least = ("--minutes", 0.5, "--programmes", 1, "--mixtures", 1, "--conditions", 1, "--device", "cpu")
+    for only in ("separation", "detection"):
+        done = bgm("evaluate", "--corpus", tmp_path / "house", "-o", tmp_path / "r", "--only", only, *least)
+        assert done.exit_code == 0, done.output
+    separation = (tmp_path / "r/separation.md").read_text()
+    assert "| 8 kHz |" in separation
+    assert "no effects" in separation and conditions.EFFECTS not in separation
+    assert "| detector | speech, s/h | noise, s/h |\n" in (tmp_path / "r/passthrough.md").read_text()
 
 
 def test_models_are_listed_whole_in_a_pipe() -> None:

@@ -15,7 +15,7 @@ import soundfile
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation import bss, conditions
-from bgm_pipeline.evaluation.conditions import CLEAN, CONDITIONS, heard
+from bgm_pipeline.evaluation.conditions import CLEAN, heard, possible
 from bgm_pipeline.evaluation.identification import Catalogue, Fingerprinter, Hashes, Outcome, tracks_of
 from bgm_pipeline.evaluation.mixtures import LEVELS_DB, TestSet, excerpt
 from bgm_pipeline.evaluation.systems import MIXTURE, MUSIC, System, separate
@@ -61,7 +61,8 @@ class Bench:
         tests: the mixtures. The first `under_conditions` of them are heard under every condition, too, by the
             networks and as they are.
         folder: gets ``LABEL.csv``, a row for each mixture and level. What is there already, of the same
-            weights and the same mixtures, is not measured again: a bench that was stopped goes on.
+            weights and the same mixtures, is not measured again: a bench that was stopped goes on. What is
+            there of others stays.
         settings: device and threads (here: processes) are taken from here.
     """
 
@@ -100,7 +101,8 @@ class Bench:
         clean = [Sitting(number) for number in range(self.tests.count)]
         if not system.model and system.label != MIXTURE:
             return clean
-        return clean + [Sitting(n, name) for name in CONDITIONS for n in range(self.under_conditions)]
+        numbers = range(self.under_conditions)
+        return clean + [Sitting(number, name) for name in possible(self.tests) for number in numbers]
 
     def _catalogue(self, each: "_Each", progress: Progress) -> Catalogue:
         corpus = self.tests.corpus
@@ -180,7 +182,7 @@ class _MeasurementFile:
             inexact = [name for name in ("bfloat16", "tf32") if getattr(how, name)]
             self.of = " ".join([self.of, f"^{how.mask_exponent:g}", *inexact])
         self.rows = {(row.level_db, row.number, row.condition): row for row in self._read()}
-        if not self.rows:
+        if not self.path.exists():
             with self.path.open("w", newline="") as file:
                 csv.writer(file).writerow(["of", *(field.name for field in fields(Measurement))])
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from bgm_pipeline.detection import FEATURES, Calibration, Detector, best_logit
+from bgm_pipeline.detection import FEATURES, Calibration, Detector, best_logit, fitted_to
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation.broadcast import PseudoBroadcast
+from bgm_pipeline.models import registry
 from bgm_pipeline.segments import cut_chunks
 from bgm_pipeline.separation import Separator
 from bgm_pipeline.settings import Settings
@@ -107,9 +108,13 @@ def read(path: Path) -> dict[str, Any]:
     return known
 
 
-def save(calibration: Calibration, separation_network: str, path: Path) -> None:
-    """Puts a calibration into the file of calibrations, in place of that network's earlier one."""
-    known = read(path) | {separation_network: asdict(calibration)}
+def save(
+    calibration: Calibration, separation: registry.LoadedNetwork, mask_exponent: float, path: Path
+) -> None:
+    """Puts a calibration into the file of calibrations, with the weights and the exponent that it was fitted
+    to, in place of that network's earlier one."""
+    entry = asdict(calibration) | fitted_to(separation, mask_exponent)
+    known = read(path) | {separation.network.name: entry}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
     partial.replace(path)

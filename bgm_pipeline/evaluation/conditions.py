@@ -27,6 +27,7 @@ from bgm_pipeline.training.mixing import active_rms, shaped_noise
 from bgm_pipeline.types import Samples
 
 CLEAN = "clean"
+EFFECTS = "effects, 20 dB below the speech"
 
 LEVELS_DB = (0, -10)
 """Music to speech, under every condition."""
@@ -47,6 +48,12 @@ def heard(tests: TestSet, condition: str, level_db: float, number: int) -> Excer
     if condition == CLEAN:
         return made
     return CONDITIONS[condition](made, tests, np.random.default_rng([tests.seed, number, 1]))
+
+
+def possible(tests: TestSet) -> tuple[str, ...]:
+    """Names of the conditions that a split can be heard under: effects want other sounds."""
+    has_effects = bool(tests.corpus.select(tests.split, "other"))
+    return tuple(name for name in CONDITIONS if name != EFFECTS or has_effects)
 
 
 def through_file(channels: NDArray[np.float32], suffix: str, *encoding: str) -> Samples:
@@ -129,6 +136,6 @@ CONDITIONS: dict[str, Callable[[Excerpt, TestSet, Generator], Excerpt]] = {
     "48 kHz": partial(_resampled, rate_hz=48000),
     "5.1, AC-3": _surround,
     "noise, 20 dB below the speech": _with_noise,
-    "effects, 20 dB below the speech": _with_effects,
+    EFFECTS: _with_effects,
 }
 """By their names in reports; all codecs at 48 kHz, mono but for 5.1."""

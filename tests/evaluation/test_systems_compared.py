@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from bgm_pipeline.cli import app
 from bgm_pipeline.errors import InputError
-from bgm_pipeline.evaluation import bench, bss, comparison
+from bgm_pipeline.evaluation import bss, conditions
 from bgm_pipeline.evaluation.bench import Bench, Measurement
 from bgm_pipeline.evaluation.comparison import (
     Comparison,
@@ -114,6 +114,7 @@ def test_a_bench_that_was_stopped_goes_on_and_one_of_other_mixtures_begins_anew(
     measure(1, 12)
     assert measured.count(MIXTURE) == 1
     assert measure(1, 12) != pytest.approx(first, abs=1e-3)
+    assert measure(2, 11) == pytest.approx(first, abs=1e-3)
     assert measured == []
 
 
@@ -131,8 +132,7 @@ def test_a_condition_leaves_everything_in_its_place_and_at_its_level(folder: Pat
 def test_conditions_are_measured_on_the_first_excerpts_and_told_beside_the_clean_ones(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "CONDITIONS", {"48 kHz": CONDITIONS["48 kHz"]})
-    monkeypatch.setattr(comparison, "CONDITIONS", {"48 kHz": CONDITIONS["48 kHz"]})
+    monkeypatch.setattr(conditions, "CONDITIONS", {"48 kHz": CONDITIONS["48 kHz"]})
     tests, systems = TestSet(folder, "test", 2), [System(MIXTURE), System("as it is", "passthrough")]
     measured = Bench(tests, tmp_path, SETTINGS, under_conditions=1).measure(systems, lambda *_: None)
     compared = Comparison(systems, measured, tests)
