@@ -1,5 +1,8 @@
 """One recording of any format made into one clip of a corpus: 16 kHz mono FLAC, trimmed and levelled."""
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -7,6 +10,7 @@ from typing import Literal, cast
 import numpy as np
 import soundfile
 
+from bgm_pipeline.errors import InputError
 from bgm_pipeline.media.ffmpeg import DEMUXERS, ChildError, input_url, run, shown
 from bgm_pipeline.timebase import SAMPLE_RATE, s_to_samples, samples_to_s
 from bgm_pipeline.types import Samples
@@ -57,10 +61,14 @@ def convert_clip(recording: Path, clip: Path, kind: Kind) -> ClipAudio:
     and newer than the recording is kept as it is.
 
     Raises:
-        UnusableClip: the recording holds no audio that ffmpeg can read, or too little of it.
+        UnusableClip: the recording holds no audio that ffmpeg can read, too little of it, or samples that are
+            no numbers.
+        InputError: the clip cannot be written, or one that is already there is damaged.
     """
     if not (clip.is_file() and clip.stat().st_mtime >= recording.stat().st_mtime):
         samples = decode(recording)
+        if not np.isfinite(samples).all():
+            raise UnusableClip("samples that are not finite numbers")
         if kind != "music":
             samples = trim_silence(samples)
         if samples_to_s(samples.size) < MIN_DURATION_S[kind]:
@@ -68,12 +76,29 @@ def convert_clip(recording: Path, clip: Path, kind: Kind) -> ClipAudio:
         if float(np.abs(samples).max()) < _SILENCE:
             raise UnusableClip("silence")
         _write_flac(clip, limit_peak(level(samples, SPEECH_RMS_DB) if kind == "speech" else samples))
-    written, _ = soundfile.read(clip, dtype="int16")
+    try:
+        written, _ = soundfile.read(clip, dtype="int16")
+    except (soundfile.LibsndfileError, ValueError) as error:
+        raise InputError(f"{clip}: damaged; delete it and build the corpus again") from error
     return ClipAudio(
         duration_s=samples_to_s(written.size),
         rms_db=rms_db(written.astype(np.float32) / 32768),
         fingerprint=hash(written.tobytes()),
     )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file that cannot be written, and the cure.
+
+    Raises:
+        InputError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        cure = "make room or name another folder, and build again: clips that are done are kept"
+        raise InputError(f"{path}: cannot be written ({error.strerror}); {cure}") from error
 
 
 def decode(recording: Path) -> Samples:
@@ -130,7 +155,15 @@ def rms_db(samples: Samples) -> float:
 
 
 def _write_flac(path: Path, samples: Samples) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # By way of memory: a file that libsndfile closes on a full disk is cut short, and nothing says so.
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
     partial = path.with_suffix(".partial")
-    soundfile.write(partial, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
-    partial.replace(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(encoded.getbuffer())
+            partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()

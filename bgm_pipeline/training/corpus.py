@@ -6,6 +6,9 @@
 """
 
 import csv
+import hashlib
+import logging
+import os
 import re
 import shutil
 import tempfile
@@ -17,8 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.folders import make_folder
 from bgm_pipeline.training import debian
-from bgm_pipeline.training.clips import ClipAudio, Kind, UnusableClip, convert_clip
+from bgm_pipeline.training.clips import ClipAudio, Kind, UnusableClip, convert_clip, writing
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test", "demo")
 _WORKERS = 2
@@ -125,7 +131,8 @@ def build_from_debian(
     packages stay in the cache folder (``FOLDER/packages`` if none is named); delete it when content.
 
     Raises:
-        InputError: an unknown split, or the packages cannot be had (no Debian, no package lists, no network).
+        InputError: an unknown split, a folder that cannot be written to, or the packages cannot be had (no
+            Debian, no package lists, no network).
     """
     unknown = set(splits) - set(SPLITS)
     if unknown or not splits:
@@ -153,9 +160,11 @@ def build_from_debian(
                 for source, split in [(recipe.source_of(recording), recipe.split_of(recording))]
                 if split in wanted
             ]
-            build.convert(name, version, licence, jobs)
-        (folder / "copyright").mkdir(exist_ok=True)
-        (folder / "copyright" / f"{name}.txt").write_text(text)
+            build.convert(name, version, licence, jobs, _numbered_paths(jobs))
+        copyright_file = folder / "copyright" / f"{name}.txt"
+        make_folder(copyright_file.parent)
+        with writing(copyright_file):
+            copyright_file.write_text(text)
         build.save(".partial")
     return build.finish()
 
@@ -173,14 +182,17 @@ def build_from_folders(
 
     The top-level subfolder of a recording is its source (a composer, a speaker: never in two splits); without
     one, the recording is its own. A hash of the source's name decides its split, the same on every machine;
-    a wanted split that would stay empty gets one source of its own.
+    a wanted split that would stay empty gets one source of its own. Too few sources for a test split are
+    warned of.
 
     Raises:
-        InputError: a folder is missing or gives nothing, or the shares leave nothing for training.
+        InputError: a folder is missing, cannot be written to or gives nothing, or what there is cannot be
+            trained on: too few sources, or shares that leave nothing for training.
     """
     if min(valid_share, test_share) < 0 or valid_share + test_share >= 1:
         raise InputError(f"shares {valid_share:g} and {test_share:g}: neither below 0, together below 1")
     build = _Build(folder, progress)
+    silent: set[str] = set()
     kinds: tuple[tuple[Kind, Path], ...] = (("music", music), ("speech", speech))
     for kind, root in kinds:
         if not root.is_dir():
@@ -193,10 +205,43 @@ def build_from_folders(
             _Job(path, path.relative_to(root).as_posix(), splits[source], kind, name, source)
             for path, source in sources.items()
         ]
-        build.convert(name, "", "", jobs)
-        if not any(clip.kind == kind and clip.split == "train" for clip in build.clips):
+        build.convert(name, "", "", jobs, [_own_path(job) for job in jobs])
+        heard = {clip.source for clip in build.clips if clip.kind == kind}
+        if not heard:
             raise InputError(f"{root}: gives no {kind} for training ({len(recordings)} files read)")
+        silent |= set(sources.values()) - heard
+    _check_filled(build, dict(kinds), _wanted_splits(valid_share, test_share), silent)
     return build.finish()
+
+
+def _check_filled(build: "_Build", roots: dict[Kind, Path], wanted: list[str], silent: set[str]) -> None:
+    """Look whether each wanted split has music and speech; without a test split one can still train.
+
+    Raises:
+        InputError: there is nothing to train on, or nothing to validate on.
+    """
+    sources = {(clip.split, clip.kind, clip.source) for clip in build.clips}
+    filled = {(split, kind) for split, kind, _ in sources}
+    empty = [(split, kind) for split in wanted for kind in roots if (split, kind) not in filled]
+    if not empty:
+        return
+    found = [f"{sum(of == kind for _, of, _ in sources)} of {kind} in {root}" for kind, root in roots.items()]
+    lack = (
+        f"{build.folder}: {', '.join(f'no {kind} for {split}' for split, kind in empty)}; sources found: "
+        f"{', '.join(found)}; each kind needs {len(wanted)} or more, one each for {', '.join(wanted)} (a "
+        "source is a subfolder, or a file beside the subfolders)"
+    )
+    if silent:
+        lack += f"; take out what gave no clip and took a split, such as {', '.join(sorted(silent)[:5])}"
+    if any(split != "test" for split, _ in empty):
+        raise InputError(lack)
+    log.warning("%s; it can be trained on, but not evaluated", lack)
+
+
+def _wanted_splits(valid_share: float, test_share: float) -> list[str]:
+    """The splits that are to hold something, what is needed most first."""
+    shares = {"train": 1.0, "valid": valid_share, "test": test_share}
+    return [split for split, share in shares.items() if share > 0]
 
 
 def _split_sources(sources: set[str], valid_share: float, test_share: float) -> dict[str, str]:
@@ -205,12 +250,13 @@ def _split_sources(sources: set[str], valid_share: float, test_share: float) -> 
         source: "valid" if at < valid_share else "test" if at < valid_share + test_share else "train"
         for source, at in fractions.items()
     }
-    for split, share in (("valid", valid_share), ("test", test_share)):
-        trained = [
-            source for source in sorted(sources, key=fractions.__getitem__) if splits[source] == "train"
-        ]
-        if share > 0 and split not in splits.values() and len(trained) > 1:
-            splits[trained[0]] = split
+    wanted = _wanted_splits(valid_share, test_share)
+    for at, split in enumerate(wanted):
+        counts = Counter(splits.values())
+        can_give = [source for source, has in splits.items() if counts[has] > 1 or wanted.index(has) > at]
+        if not counts[split] and can_give:
+            giver = min(can_give, key=lambda source: (splits[source] != "train", fractions[source], source))
+            splits[giver] = split
     return splits
 
 
@@ -218,10 +264,7 @@ class _Build:
     """The manifest while it grows."""
 
     def __init__(self, folder: Path, progress: Progress | None) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+        make_folder(folder)
         self.folder = folder
         self.progress = progress
         self.clips: list[Clip] = []
@@ -241,9 +284,8 @@ class _Build:
     def has(self, package: str, split: str) -> bool:
         return any(row.package == package and row.split == split for row in self.packages)
 
-    def convert(self, package: str, version: str, licence: str, jobs: list[_Job]) -> None:
+    def convert(self, package: str, version: str, licence: str, jobs: list[_Job], paths: list[Path]) -> None:
         """Convert a package's recordings; those that are there already from a build cut short are kept."""
-        paths = _clip_paths(jobs)
         # The demo may hold what another split holds: nothing is judged by it.
         seen: set[tuple[bool, int]] = set()
         clips: list[Clip] = []
@@ -299,17 +341,37 @@ def _try_convert(job: _Job, clip: Path) -> ClipAudio | str:
         return str(reason)
 
 
-def _clip_paths(jobs: list[_Job]) -> list[Path]:
-    """A path below the corpus folder for each job, from the recording's name; no two are the same."""
-    taken: Counter[Path] = Counter()
-    paths = []
+def _numbered_paths(jobs: list[_Job]) -> list[Path]:
+    """A path below the corpus folder for each of a package's recordings; no two are the same.
+
+    They depend on all recordings of the package, which a version of it settles. Measurements know the Debian
+    corpus by these very paths (`TestSet.identity`).
+    """
+    paths: dict[Path, None] = {}
     for job in jobs:
-        name = re.sub(r"[^\w.-]+", "_", Path(job.name).with_suffix("").name)
-        source = re.sub(r"[^\w.-]+", "_", job.source)
-        path = Path("audio", job.split, job.kind, source, name)
-        taken[path] += 1
-        paths.append(path.with_name(f"{name}-{taken[path]}.flac" if taken[path] > 1 else f"{name}.flac"))
-    return paths
+        name = _plain(Path(job.name).stem)
+        path = _folder_of(job) / f"{name}.flac"
+        number = 1
+        while path in paths:
+            number += 1
+            path = path.with_name(f"{name}-{number}.flac")
+        paths[path] = None
+    return list(paths)
+
+
+def _own_path(job: _Job) -> Path:
+    """A path below the corpus folder that follows from the recording alone: what comes or goes beside it
+    never gives it another recording's clip. The name is cut to what every file system takes."""
+    mark = hashlib.sha256(os.fsencode(f"{job.package}/{job.name}")).hexdigest()[:12]
+    return _folder_of(job) / f"{_plain(Path(job.name).stem)[:50]}-{mark}.flac"
+
+
+def _folder_of(job: _Job) -> Path:
+    return Path("audio", job.split, job.kind, _plain(job.source))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _summary(package: str, version: str, split: str, licence: str, clips: list[Clip]) -> Package:
@@ -322,11 +384,12 @@ def _summary(package: str, version: str, split: str, licence: str, clips: list[C
 
 def _write_rows(path: Path, table: type[Row], rows: Iterable[Row]) -> None:
     partial = path.with_name(f"{path.name}.new")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(table)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    partial.replace(path)
+    with writing(path):
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(table)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+        partial.replace(path)
 
 
 def _read_rows(path: Path, table: type[Row]) -> list[Row]:

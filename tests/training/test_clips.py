@@ -1,5 +1,8 @@
 """One recording becomes one clip, or says why it cannot."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 import soundfile
 from recordings import RATE, silence, tone, write
 
+from bgm_pipeline.errors import InputError
 from bgm_pipeline.training.clips import UnusableClip, convert_clip, decode, rms_db
 from bgm_pipeline.types import Samples
 
@@ -62,6 +66,54 @@ def test_what_gives_no_clip_says_why(tmp_path: Path, kind: str, parts: list[Samp
     with pytest.raises(UnusableClip, match=reason):
         convert_clip(recording, tmp_path / "a.flac", kind)  # type: ignore[arg-type]
     assert not (tmp_path / "a.flac").exists()
+
+
+@pytest.mark.parametrize("kind", ["music", "speech"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_sample_that_is_no_number_gives_no_clip(tmp_path: Path, kind: str, value: float) -> None:
+    samples = tone(11)
+    samples[5000] = value
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    with pytest.raises(UnusableClip, match="not finite numbers"):
+        convert_clip(tmp_path / "a.wav", tmp_path / "a.flac", kind)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize("missing_bytes", [100, 100_000])
+def test_a_disk_that_fills_up_is_told_and_leaves_nothing_half(tmp_path: Path, missing_bytes: int) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 11 * RATE).astype(np.float32)
+    recording = write(tmp_path / "a.wav", noise)
+    convert_clip(recording, tmp_path / "b.flac", "music")
+    with (
+        _files_up_to((tmp_path / "b.flac").stat().st_size - missing_bytes),
+        pytest.raises(InputError, match=r"a\.flac: cannot be written \(File too large\); make room"),
+    ):
+        convert_clip(recording, tmp_path / "a.flac", "music")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "b.flac"}
+
+
+@contextmanager
+def _files_up_to(size_bytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    recording = write(tmp_path / "a.wav", tone(11))
+    with pytest.raises(InputError, match=r"a\.wav/a\.flac: cannot be written"):
+        convert_clip(recording, recording / "a.flac", "music")
+
+
+def test_a_clip_that_was_damaged_since_is_named(tmp_path: Path) -> None:
+    recording, clip = write(tmp_path / "a.wav", tone(11)), tmp_path / "a.flac"
+    convert_clip(recording, clip, "music")
+    clip.write_bytes(b"no sound")
+    with pytest.raises(InputError, match=r"a\.flac: damaged; delete it"):
+        convert_clip(recording, clip, "music")
 
 
 def test_a_name_like_an_option_or_an_address_is_only_a_name(tmp_path: Path) -> None:

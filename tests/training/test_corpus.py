@@ -5,11 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 
+import numpy as np
 import pytest
-from recordings import tone, write, write_g722
+import soundfile
+from recordings import RATE, tone, write, write_g722
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.training import debian
@@ -180,6 +186,22 @@ def test_a_recording_that_a_package_holds_twice_is_kept_once(tmp_path: Path, pac
     assert "same audio" in dropped["reason"]
 
 
+def test_numbered_names_of_a_package_leave_names_with_numbers_alone(
+    tmp_path: Path, packages: PackageMaker
+) -> None:
+    music = packages.tree("hyperrogue-music") / "usr/share/hyperrogue/music"
+    for duration_s, name in enumerate(("a/x", "b/x", "c/x-2"), start=11):
+        write(music / f"{name}.ogg", tone(duration_s))
+    write(packages.tree("asterisk-prompt-fr-armelle") / "usr/share/asterisk/sounds/fr/none.txt.wav", tone(1))
+    write(packages.tree("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps/gnu_desc_da.ogg", tone(1))
+    packages.pack()
+    corpus = build_from_debian(tmp_path / "corpus", ("valid",), packages.cache)
+    clips = corpus.select("valid", "music")
+    assert [clip.path.name for clip in clips] == ["x.flac", "x-2.flac", "x-2-2.flac"]
+    for clip, duration_s in zip(clips, (11, 12, 13), strict=True):
+        assert soundfile.info(tmp_path / "corpus" / clip.path).duration == pytest.approx(duration_s, abs=0.1)
+
+
 def test_music_inside_a_game_archive_is_found(tmp_path: Path, packages: PackageMaker) -> None:
     root = packages.tree("ufoai-music")
     song = write(tmp_path / "music/song.ogg", tone(1))
@@ -287,15 +309,80 @@ def test_files_that_differ_in_their_ending_do_not_overwrite_each_other(tmp_path:
     assert len({clip.path for clip in corpus.clips}) == 8
 
 
+def test_recordings_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for duration_s, name in enumerate(("a/x", "b/x", "c/x-2"), start=11):
+        write(tmp_path / f"music/band/{name}.wav", tone(duration_s))
+    write(tmp_path / "speech/a.wav", tone(1))
+    corpus = build_unsplit(tmp_path)
+    clips = corpus.select("train", "music")
+    lengths_s = [soundfile.info(corpus.folder / clip.path).duration for clip in clips]
+    assert lengths_s == [clip.duration_s for clip in clips] == [11, 12, 13]
+
+
+def test_no_recording_gets_the_clip_of_another_one(tmp_path: Path) -> None:
+    write(tmp_path / "music/band/CD1/01.wav", tone(11))
+    write(tmp_path / "music/band/CD2/01.wav", tone(12))
+    write(tmp_path / "speech/a.wav", tone(1))
+    before = build_unsplit(tmp_path)
+    os.utime(write(tmp_path / "music/band/CD0/01.wav", tone(13)), (1e9, 1e9))
+    after = build_unsplit(tmp_path)
+    assert [clip.duration_s for clip in after.select("train", "music")] == [13, 11, 12]
+    assert {*after.clips} > {*before.clips}
+
+
+def test_a_name_as_long_as_names_may_be_gives_a_clip(tmp_path: Path) -> None:
+    write(tmp_path / "music/band" / f"{'é' * 125}.wav", tone(11))
+    write(tmp_path / "speech/a.wav", tone(1))
+    assert build_unsplit(tmp_path).select("train", "music")
+
+
 def test_a_changed_recording_is_converted_again(tmp_path: Path) -> None:
     music, speech = tmp_path / "music", tmp_path / "speech"
     write(speech / "a.wav", tone(1))
     write(music / "a.wav", tone(11))
-    build_from_folders(tmp_path / "corpus", music, speech)
-    later = (tmp_path / "corpus/audio/train/music/a/a.flac").stat().st_mtime + 10
+    [clip] = build_unsplit(tmp_path).select("train", "music")
+    later = (tmp_path / "corpus" / clip.path).stat().st_mtime + 10
     os.utime(write(music / "a.wav", tone(13)), (later, later))
-    [clip] = build_from_folders(tmp_path / "corpus", music, speech).select("train", "music")
+    [clip] = build_unsplit(tmp_path).select("train", "music")
     assert clip.duration_s == 13
+
+
+def build_unsplit(folder: Path) -> Corpus:
+    return build_from_folders(
+        folder / "corpus", folder / "music", folder / "speech", valid_share=0, test_share=0
+    )
+
+
+def test_one_bad_file_does_not_end_the_build(tmp_path: Path, own_folders: tuple[Path, Path]) -> None:
+    samples = tone(11)
+    samples[7] = np.nan
+    soundfile.write(own_folders[0] / "band0/nan.wav", samples, RATE, subtype="FLOAT")
+    corpus = build_from_folders(tmp_path / "corpus", *own_folders)
+    assert len(corpus.clips) == 36
+    dropped = {row["recording"]: row["reason"] for row in rows_of(tmp_path / "corpus/dropped.csv")}
+    assert dropped["band0/nan.wav"] == "samples that are not finite numbers"
+    assert not [*corpus.folder.rglob("*.partial")]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o555)
+        with _without_privileges(), pytest.raises(InputError, match=f"{name}: cannot be written to"):
+            build_from_folders(folder, folder, folder)
+
+
+@contextmanager
+def _without_privileges() -> Iterator[None]:
+    """Root may write everywhere, so what is inside runs as nobody, where the tests run as root."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
 
 
 @pytest.mark.parametrize(("valid_share", "test_share"), [(0.5, 0.5), (-0.1, 0.1)])
@@ -311,6 +398,75 @@ def test_a_folder_without_sound_is_named(tmp_path: Path) -> None:
         build_from_folders(tmp_path / "corpus", tmp_path / "music", tmp_path / "music")
     with pytest.raises(InputError, match=r"nowhere: not a folder"):
         build_from_folders(tmp_path / "corpus", tmp_path / "nowhere", tmp_path / "music")
+
+
+# Too few sources
+
+
+def names_in(low: float, high: float) -> Iterator[str]:
+    """Names of sources that their hash puts there: below 0.1 is valid, below 0.2 is test."""
+    return (name for name in map(str, count()) if low <= debian.stable_fraction(name) < high)
+
+
+def write_sources(folder: Path, kind: str, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        write(folder / kind / name / "a.wav", tone(11, 300 + 50 * number))
+
+
+def test_one_speaker_is_refused_with_the_cure(tmp_path: Path) -> None:
+    write_sources(tmp_path, "music", ["a", "b", "c", "d"])
+    write_sources(tmp_path, "speech", ["me"])
+    with pytest.raises(InputError) as refused:
+        build_from_folders(tmp_path / "corpus", tmp_path / "music", tmp_path / "speech")
+    message = str(refused.value)
+    assert "no speech for valid, no speech for test" in message
+    assert f"4 of music in {tmp_path / 'music'}, 1 of speech in {tmp_path / 'speech'}" in message
+    assert "each kind needs 3 or more, one each for train, valid, test" in message
+    assert "a subfolder, or a file beside the subfolders" in message
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [*islice(names_in(0.2, 1), 2)],
+        [*islice(names_in(0, 0.1), 2)],
+        [*islice(names_in(0, 0.1), 1), *islice(names_in(0.1, 0.2), 1)],
+        [*islice(names_in(0.1, 0.2), 1), *islice(names_in(0.2, 1), 1)],
+    ],
+    ids=["both train", "both valid", "valid and test", "test and train"],
+)
+def test_two_speakers_are_enough_to_train_and_the_missing_test_is_told(
+    tmp_path: Path, names: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_sources(tmp_path, "music", ["a", "b", "c", "d"])
+    write_sources(tmp_path, "speech", names)
+    corpus = build_from_folders(tmp_path / "corpus", tmp_path / "music", tmp_path / "speech")
+    assert len(corpus.select("train", "speech")) == len(corpus.select("valid", "speech")) == 1
+    [message] = caplog.messages
+    assert "no speech for test;" in message
+    assert "2 of speech" in message
+    assert "can be trained on" in message
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0.1), (0.1, 0.2), (0.2, 1)])
+def test_three_sources_fill_all_splits_wherever_their_hashes_lie(
+    tmp_path: Path, low: float, high: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("music", "speech"):
+        write_sources(tmp_path, kind, [*islice(names_in(low, high), 3)])
+    corpus = build_from_folders(tmp_path / "corpus", tmp_path / "music", tmp_path / "speech")
+    for split in ("train", "valid", "test"):
+        assert len(corpus.select(split, "music")) == len(corpus.select(split, "speech")) == 1
+    assert not caplog.messages
+
+
+def test_what_took_a_split_without_a_clip_is_named(tmp_path: Path) -> None:
+    for kind in ("music", "speech"):
+        write_sources(tmp_path, kind, [*islice(names_in(0.2, 1), 3)])
+    [valid] = islice(names_in(0, 0.1), 1)
+    (tmp_path / "music" / f"{valid}.jpg").write_bytes(b"no sound")
+    with pytest.raises(InputError, match=rf"no music for valid;.* take out .* such as {valid}$"):
+        build_from_folders(tmp_path / "corpus", tmp_path / "music", tmp_path / "speech")
 
 
 # Reading
