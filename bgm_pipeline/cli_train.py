@@ -76,10 +76,12 @@ def train(
 ) -> None:
     """Trains a network; run again with the same --out to go on after a stop, Ctrl-C or kill.
 
-    Ctrl-C or SIGTERM ends it after the step and a last validation; a second one, at once.
+    Ctrl-C or SIGTERM ends it after the step and a last validation; a second one, at once. A training of nmf
+    ends at once, and begins anew.
     """
     import torch
 
+    from bgm_pipeline.errors import InputError
     from bgm_pipeline.models import registry
     from bgm_pipeline.progress import training_bar
     from bgm_pipeline.separation import choose_device
@@ -110,12 +112,16 @@ def train(
             raise KeyboardInterrupt
         stopped.append(received)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     with training_bar(model) as show:
         if network.trained_by == "factorisation":
+            if start_from or loss:
+                raise InputError(
+                    f"{model} begins anew, with a loss of its own; leave out --start-from and --loss"
+                )
             weights = factorisation.train(network, recordings, out, settings, show)
         else:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, stop)
             weights = loop.train(
                 network,
                 recordings,

@@ -1,6 +1,9 @@
 """Folders that users name for results."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bgm_pipeline.errors import InputError
@@ -18,3 +21,20 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: no such folder can be made ({error.strerror}); name another") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{folder}: cannot be written to; name another folder")
+
+
+@contextmanager
+def alone(lock: Path, otherwise: str) -> Iterator[None]:
+    """Sees that one process at a time is at work in the folder of a file, which is made and stays.
+
+    The lock is the process's own: it goes when that dies, however it does, and its children do not hold it.
+
+    Raises:
+        InputError: another process holds it; `otherwise` says what that is, and the cure.
+    """
+    with lock.open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{lock.parent}: {otherwise}") from None
+        yield

@@ -4,21 +4,20 @@ Everything runs as a child of this process, and dies with it, however it dies. P
 children alone.
 """
 
-import fcntl
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from bgm_pipeline.errors import InputError, StoreError
-from bgm_pipeline.folders import make_folder
+from bgm_pipeline.folders import alone, make_folder
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.session import open_store
 from flows import names
@@ -91,7 +90,8 @@ def run_up(
     make_folder(inbox)
     environment = _environment(settings, place, inbox)
     api = Api(place.api_url, environment.get("PREFECT_API_AUTH_STRING"))
-    with _alone(home / "up.lock"), closing(api):
+    busy = "another bgm up runs here; bgm status tells of it; end it, or set another BGM_DATA_DIR"
+    with alone(home / "up.lock", busy), closing(api):
         _check_free(place)
         children: list[Child] = []
         rescue = Rescue(api, environment, home / "logs")
@@ -213,18 +213,6 @@ def _check_free(place: Place) -> None:
             raise InputError(
                 f"{place.host}:{place.port}: cannot be used ({error.strerror}); {cure}"
             ) from None
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Sees that one `bgm up` runs with these data."""
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            cure = "bgm status tells of it; end it, or set another BGM_DATA_DIR"
-            raise InputError(f"{lock.parent}: another bgm up runs here; {cure}") from None
-        yield
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

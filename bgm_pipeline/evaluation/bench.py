@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import cache, partial
 from math import nan
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import soundfile
 
@@ -165,11 +166,22 @@ def _workers(processes: int) -> Iterator[_Each]:
         yield map
         return
     # What torch's threads hold does not survive a fork.
-    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _end_with_the_parent)
     try:
         yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_the_parent() -> None:
+    """A pool's processes wait for work for good where their parent was killed."""
+
+    def wait() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 class _MeasurementFile:

@@ -44,7 +44,7 @@ def train(
     Generalised Kullback-Leibler divergence, by scikit-learn's online NMF (Lefèvre et al. 2011).
 
     Args:
-        folder: gets ``NAME.safetensors``. There is no checkpoint: minutes do.
+        folder: gets ``NAME.safetensors``. There is no checkpoint: one that is stopped begins anew.
 
     Returns:
         Path of the weights.

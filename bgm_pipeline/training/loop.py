@@ -2,9 +2,11 @@
 
 import csv
 import math
+import os
+import pickle
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Subset
 
-from bgm_pipeline.errors import InputError, ModelError
-from bgm_pipeline.folders import make_folder
+from bgm_pipeline.errors import BgmError, InputError, ModelError
+from bgm_pipeline.folders import alone, make_folder
 from bgm_pipeline.memory import reuse_freed_memory
 from bgm_pipeline.models import registry
 from bgm_pipeline.timebase import samples_to_s
@@ -83,22 +85,24 @@ def train(
         Path of the weights.
 
     Raises:
-        InputError: neither steps nor hours given, no music or speech in the corpus, or no such folder.
-        ModelError: the checkpoint belongs to another network or to other mixtures, the weights to start
-            from do not fit, or the loss is not a number.
+        InputError: neither steps nor hours given, no music or speech in the corpus, no such folder, another
+            training in it, or a recording that cannot be read.
+        ModelError: the checkpoint belongs to another network or to other mixtures, or is broken, the weights
+            to start from do not fit, or the loss or its gradient is not a number.
     """
     if not settings.steps and not settings.hours:
         raise InputError("say how long to train: a number of steps or of hours")
     if not network.needs_weights or network.trained_by != "gradient":
         raise ModelError(f"{network.name} has nothing to train step by step")
     check_split(corpus, folder)
-    run = _Training(network, corpus, folder, settings, device)
-    if run.checkpoint_path.exists():
-        run.resume()
-    elif start_from:
-        run.start_from(start_from)
-    run.go(on_step, should_stop)
-    return run.weights_path
+    with alone(folder / "training.lock", "another training is at work there; end it, or name another folder"):
+        run = _Training(network, corpus, folder, settings, device)
+        if run.checkpoint_path.exists():
+            run.resume()
+        elif start_from:
+            run.start_from(start_from)
+        run.go(on_step, should_stop)
+        return run.weights_path
 
 
 def check_split(corpus: Corpus, folder: Path) -> None:
@@ -109,7 +113,9 @@ def check_split(corpus: Corpus, folder: Path) -> None:
     """
     for split in ("train", "valid"):
         if not corpus.select(split, "music") or not corpus.select(split, "speech"):
-            raise InputError(f"{corpus.folder}: split {split!r} needs both music and speech")
+            raise InputError(
+                f"{corpus.folder}: split {split!r} needs both music and speech; give the corpus more sources"
+            )
     make_folder(folder)
 
 
@@ -180,7 +186,7 @@ class _Training:
         """Steps until the training is over or stopped; checkpoints and validates on the way."""
         since = saved = validated = time.monotonic()
         losses: list[float] = []
-        for batch in self.batches():
+        for batch in self.heard():
             if self.progress.done >= 1 or should_stop():
                 break
             losses.append(self.step({name: tensor.to(self.device) for name, tensor in batch.items()}))
@@ -229,6 +235,14 @@ class _Training:
             worker_init_fn=_leave_stopping_to_the_parent,
         )
 
+    def heard(self) -> Iterator[dict[str, torch.Tensor]]:
+        """`batches`; an error of a loader in its own words, without the loader's traceback."""
+        try:
+            yield from self.batches()
+        except BgmError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise type(error)(last.partition(f"{type(error).__name__}: ")[2] or last) from error
+
     def step(self, batch: dict[str, torch.Tensor]) -> float:
         """One update of the weights; returns the loss."""
         s, p = self.settings, self.progress
@@ -242,18 +256,24 @@ class _Training:
             loss: torch.Tensor = self.objective.loss(self.module, batch)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise ModelError(
-                f"the loss of {self.network.name} is no number at step {p.step}; lower the learning rate "
-                f"and resume from {self.checkpoint_path}"
-            )
+            raise self.diverged("loss")
         self.optimiser.zero_grad(set_to_none=True)
         self.amp.scale(loss).backward()
         self.amp.unscale_(self.optimiser)
-        nn.utils.clip_grad_norm_(self.module.parameters(), s.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), s.clip_norm)
+        if not self.amp.is_enabled() and not math.isfinite(float(norm)):  # a scaler leaves such steps out
+            raise self.diverged("gradient")
         self.amp.step(self.optimiser)
         self.amp.update()
         self.average.update_parameters(self.module)
         return value
+
+    def diverged(self, what: str) -> ModelError:
+        """The error that ends a training before its weights are spoilt."""
+        return ModelError(
+            f"the {what} of {self.network.name} is no number at step {self.progress.step}; lower the "
+            f"learning rate and resume from {self.checkpoint_path}"
+        )
 
     def validate(self) -> float:
         """Quality of the averaged weights, see `validation_quality`."""
@@ -272,18 +292,19 @@ class _Training:
     def save(self) -> None:
         """Checkpoint and weights, each replaced whole."""
         partial = self.checkpoint_path.with_suffix(".partial")
-        torch.save(
-            {
-                "network": self.network.name,
-                "module": self.module.state_dict(),
-                "average": self.average.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "amp": self.amp.state_dict(),
-                "progress": asdict(self.progress),
-                "fixed": self.fixed(),
-            },
-            partial,
-        )
+        state = {
+            "network": self.network.name,
+            "module": self.module.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "amp": self.amp.state_dict(),
+            "progress": asdict(self.progress),
+            "fixed": self.fixed(),
+        }
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave a new name and old content
         partial.replace(self.checkpoint_path)
         registry.save(self.average.module, self.network, self.weights_path, self.progress.metadata())
 
@@ -317,7 +338,20 @@ class _Training:
 
     def resume(self) -> None:
         """Takes up what the folder's checkpoint holds."""
-        held = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
+        try:
+            self.take_up(torch.load(self.checkpoint_path, map_location=self.device, weights_only=True))
+        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise ModelError(
+                f"{self.checkpoint_path} is broken, or of another version of the program; delete it, and "
+                f"begin with the weights beside it: --start-from {self.weights_path}"
+            ) from error
+
+    def take_up(self, held: dict[str, Any]) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            ModelError: it belongs to another training.
+        """
         if held["network"] != self.network.name:
             raise ModelError(
                 f"{self.checkpoint_path} holds a training of {held['network']}, not of {self.network.name}; "

@@ -16,6 +16,7 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import butter, fftconvolve, sosfilt
 from torch.utils.data import Dataset
 
+from bgm_pipeline.errors import InputError
 from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, s_to_samples
 from bgm_pipeline.training.codecs import CODECS, through_codec
 from bgm_pipeline.training.corpus import Clip, Corpus
@@ -269,8 +270,16 @@ class Mixer:
         return float(rng.uniform(0.85, 1.18))
 
     def read(self, clip: Clip, start: int = 0, length: int = -1) -> Samples:
-        """Samples of a recording of the corpus."""
-        samples, _ = soundfile.read(self.folder / clip.path, length, start, dtype="float32")
+        """Samples of a recording of the corpus.
+
+        Raises:
+            InputError: there is no such file, or none that can be read.
+        """
+        path = self.folder / clip.path
+        try:
+            samples, _ = soundfile.read(path, length, start, dtype="float32")
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"{path}: {error.error_string} build the corpus anew") from error
         return samples
 
 

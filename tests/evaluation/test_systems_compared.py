@@ -1,6 +1,10 @@
 """Quality is what BSS eval says, and the report sets side by side what was measured."""
 
 import csv
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from math import nan
 from pathlib import Path
 
@@ -145,6 +149,35 @@ def test_conditions_are_measured_on_the_first_excerpts_and_told_beside_the_clean
     monkeypatch.setattr(registry, "shipped", lambda task: ["passthrough"])
     merit = merits_of(compared, SETTINGS, "report.md")["passthrough"]
     assert merit.mixtures == 2 and merit.si_sdr_db == pytest.approx(-15, abs=1)
+
+
+def test_a_bench_that_is_killed_leaves_no_process() -> None:
+    """As `kill -9`, or a machine short of memory."""
+    script = (
+        "import os, time; from bgm_pipeline.evaluation.bench import _workers\n"
+        "with _workers(2) as each:\n"
+        "    assert list(each(abs, [-1, -2])) == [1, 2]\n"
+        "    print(os.getpid(), flush=True); time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+        assert child.stdout and child.stdout.readline() == f"{child.pid}\n"
+        assert len(processes_of_session(child.pid)) >= 3, "itself and two workers"
+        child.kill()
+    deadline = time.monotonic() + 30
+    while left := processes_of_session(child.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def processes_of_session(session: int) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
+            if of_session == str(session) and state != "Z":
+                found.append(path.parent.name)
+    return found
 
 
 def test_a_broken_file_of_measurements_is_named(folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch import nn
 
 from bgm_pipeline.errors import InputError, ModelError
 from bgm_pipeline.models import registry
@@ -98,6 +99,51 @@ def test_a_stopped_training_ends_with_the_weights_of_one_that_was_not_stopped(
     assert taken == [1, 2, 3, 4, 5, 6]
     expected, found = (registry.load(str(path), "detection").module.state_dict() for path in (whole, parts))
     assert all(torch.allclose(found[name], tensor, atol=1e-5) for name, tensor in expected.items())
+
+
+def test_a_broken_checkpoint_is_named_with_what_to_go_on_from(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(begun, tmp_path / "t")
+    checkpoint = tmp_path / "t" / "checkpoint.pt"
+    network, corpus, whole = registry.get("music_detector"), load_corpus(folder), checkpoint.read_bytes()
+    for broken in (b"", whole[: len(whole) // 2], b"not a checkpoint"):
+        checkpoint.write_bytes(broken)
+        with pytest.raises(ModelError, match=r"checkpoint.pt is broken.*--start-from .*music_detector.safet"):
+            train(network, corpus, tmp_path / "t", short(2), CPU)
+
+
+def test_a_gradient_that_is_no_number_spoils_no_weights(
+    folder: Path, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is 0, its gradient 0 times infinity."""
+    shutil.copytree(begun, tmp_path / "t")
+
+    def steep(_: DetectionObjective, network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        scores = network(batch["mixture"])
+        return (scores - scores).sqrt().sum()
+
+    monkeypatch.setattr(DetectionObjective, "loss", steep)
+    network, corpus = registry.get("music_detector"), load_corpus(folder)
+    with pytest.raises(ModelError, match="gradient of music_detector is no number at step 1; lower the"):
+        train(network, corpus, tmp_path / "t", short(2, checkpoint_every_s=0.0), CPU)
+    monkeypatch.undo()
+    path = train(network, corpus, tmp_path / "t", short(2), CPU)
+    weights = registry.load(str(path), "detection").module.state_dict()
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+@pytest.mark.parametrize("loader_processes", [0, 1])
+def test_a_recording_that_is_gone_is_named_in_one_line(
+    folder: Path, tmp_path: Path, loader_processes: int
+) -> None:
+    shutil.copytree(folder, tmp_path / "corpus")
+    corpus = load_corpus(tmp_path / "corpus")
+    for clip in corpus.select("train", "speech"):
+        (tmp_path / "corpus" / clip.path).unlink()
+    settings = short(20, loader_processes=loader_processes)
+    with pytest.raises(InputError, match=r"^[^\n]*\.flac: System error. build the corpus anew$"):
+        train(registry.get("music_detector"), corpus, tmp_path / "t", settings, CPU)
 
 
 def test_a_separation_network_trains_and_resumes(folder: Path, tmp_path: Path) -> None:
