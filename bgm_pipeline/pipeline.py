@@ -111,7 +111,8 @@ class Networks:
     def __init__(self, settings: Settings) -> None:
         separation = registry.load(model_of(settings), "separation")
         detection = registry.load(settings.detector, "detection")
-        calibration = Calibration.load(settings.calibration, separation.network.name)
+        exponent = settings.separation.mask_exponent
+        calibration = Calibration.load(settings.calibration, separation, exponent)
         of_mixture = Calibration.of_mixture(settings.calibration)
         self.name = separation.network.name
         parts = (

@@ -1,6 +1,7 @@
 """Processing and separating from the command line."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
+
+from bgm_pipeline.choice import merits
+from bgm_pipeline.cli import app
+from bgm_pipeline.models import registry
 
 RATE = 16_000
 
@@ -134,3 +140,26 @@ def test_models_tells_size_and_training_of_each(bgm) -> None:  # type: ignore[no
     assert all(
         name in done.stdout for name in ("2dmmdensenet", "fdmmdensenet", "tdmmdensenet", "music_detector")
     )
+
+
+def test_models_tell_what_was_measured_of_what_ships_on_the_same_mixtures() -> None:
+    lines = CliRunner().invoke(app, ["models", "--device", "cpu"]).stdout.splitlines()
+    told = {line.split()[1]: line for line in lines if "% identified, " in line}
+    assert told.keys() == merits().keys()
+    for name, merit in merits().items():
+        assert f"{merit.identified:.1%} identified, {merit.si_sdr_db:+.1f} dB SI-SDR" in told[name]
+
+
+def test_models_are_timed_as_programmes_are_separated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = {name: registry.NETWORKS[name] for name in ("bandsplit", "unet", "music_detector")}
+    monkeypatch.setattr(registry, "NETWORKS", few)
+    monkeypatch.setenv("BGM_DATA_DIR", str(tmp_path / "data"))
+    caplog.set_level("INFO", "bgm_pipeline")
+    told = CliRunner().invoke(app, ["models", "--time", "--device", "cpu"]).stdout
+    assert re.search(r"bandsplit .* 13\.1 +. +\d+\.\d\d +. .* h ", told), told
+    assert re.search(r"unet .* 9\.0 +. +\d+\.\d\d +. none yet", told), "random weights cost the same"
+    assert "s: CPU seconds on one core" in told
+    assert {f"{name} is computed by OpenVINO" for name in ("bandsplit", "unet")} <= set(caplog.messages)
+    assert not (tmp_path / "data").exists(), "no graph of random weights is kept"

@@ -1,7 +1,4 @@
-"""What a network costs: parameters, operations and seconds for a segment of 12 s."""
-
-import time
-from statistics import median
+"""What a network costs: parameters, and operations for a segment of 12 s."""
 
 import torch
 from torch import Tensor, nn
@@ -56,21 +53,6 @@ def gflop_of(module: nn.Module, example: Tensor) -> float:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         module(example.to("meta"))
     return (counter.get_total_flops() + recurrent_flop) / 1e9
-
-
-def seconds(network: Network, device: torch.device, repeats: int = 3) -> float:
-    """Seconds for a segment on this machine, the median of some; with random weights, which cost the same."""
-    module = network.build().eval().to(device)
-    segment = _segment(network).to(device)
-    taken = []
-    with torch.inference_mode():
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            module(segment)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            taken.append(time.perf_counter() - start)
-    return median(taken[1:])
 
 
 def _segment(network: Network) -> Tensor:

@@ -14,7 +14,7 @@ from bgm_pipeline.evaluation.report import reliability
 from bgm_pipeline.models import registry
 from bgm_pipeline.pipeline import Networks
 from bgm_pipeline.segments import cut_chunks
-from bgm_pipeline.settings import load_settings
+from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.types import Block
 
 S = 16_000
@@ -73,35 +73,73 @@ def test_a_calibration_is_saved_beside_the_others_and_used_for_its_network(
 ) -> None:
     first, second = (Calibration({"mixture_logit": 1.0}, bias, 1.0, 0.0) for bias in (0.0, 0.5))
     path = tmp_path / "calibration.json"
-    save(first, "passthrough", path)
-    save(second, "2dmmdensenet", path)
-    save(second, "2dmmdensenet", path)
+    mixture, shipped, other = (registry.load(name) for name in ("passthrough", "2dmmdensenet", "bandsplit"))
+    save(first, mixture, 0.7, path)
+    save(second, shipped, 0.7, path)
+    save(second, shipped, 0.7, path)
     assert sorted(json.loads(path.read_text())) == ["2dmmdensenet", "passthrough"]
     monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
-    assert Calibration.load(None, "2dmmdensenet") == second
-    assert Calibration.load(None, "passthrough") == first
+    assert Calibration.load(None, shipped, 0.7) == second
+    assert Calibration.load(None, mixture, 0.7) == Calibration.load(None, mixture, 1.0) == first
     assert not caplog.messages
-    assert Calibration.load(None, "unknown") == first
-    assert "no calibration for unknown" in caplog.text
-    for broken in ("{}", "[]", "no JSON", '{"2dmmdensenet": {"score_bias": 1}}'):
+    assert Calibration.load(None, other, 0.7) == first
+    assert "no calibration for bandsplit" in caplog.text
+    for broken in ("{}", "[]", "no JSON", '{"2dmmdensenet": []}', '{"2dmmdensenet": {"score_bias": 1}}'):
         path.write_text(broken)
         with pytest.raises(ModelError, match="bgm calibrate"):
-            Calibration.load(None, "2dmmdensenet")
+            Calibration.load(None, shipped, 0.7)
 
 
-def test_every_separation_network_that_ships_has_a_calibration_of_its_own() -> None:
-    shipped = {path.stem for path in registry.WEIGHTS.glob("*.safetensors")}
-    separating = {name for name in shipped if registry.get(name).task == "separation"}
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"weights_sha256": "f" * 64}, "fitted to other weights of bandsplit (ffffffffffff, not "),
+        ({"mask_exponent": 1.0}, "fitted to bandsplit with BGM_SEPARATION__MASK_EXPONENT=1.0, not 0.7"),
+        ({"weights_sha256": None}, "does not tell which weights of bandsplit it was fitted to"),
+        ({"mask_exponent": None}, "does not tell which weights of bandsplit it was fitted to"),
+    ],
+)
+def test_a_calibration_of_other_estimates_is_not_used_and_a_warning_tells_the_cure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: dict[str, object], says: str
+) -> None:
+    path, network = tmp_path / "own.json", registry.load("bandsplit")
+    save(Calibration({"mixture_logit": 1.0}, 0.5, 1.0, 0.0), network, 0.7, path)
+    entry = json.loads(path.read_text())["bandsplit"] | changed
+    held = {key: value for key, value in entry.items() if value is not None}
+    path.write_text(json.dumps({"bandsplit": held}))
+    alone = Calibration.of_mixture(None)
+    assert Calibration.load(path, network, 0.7) == alone, "the file has none of its own"
+    [warning] = caplog.messages
+    assert warning.startswith(f"{path} ") and says in warning and "`bgm calibrate" in warning
+
+
+def test_the_calibrations_that_ship_are_of_the_weights_that_ship_and_of_the_exponent_in_use() -> None:
     known = json.loads((registry.WEIGHTS / "calibration.json").read_text())
-    assert "2dmmdensenet" in separating
-    assert separating <= set(known)
+    assert known.keys() == {*registry.shipped("separation"), "passthrough"}
+    for name, held in known.items():
+        assert held["weights_sha256"] == registry.load(name).sha256, f"calibrate {name} again"
+        assert held["mask_exponent"] == Settings().separation.mask_exponent
+
+
+def test_own_weights_of_a_network_that_ships_do_not_get_its_calibration(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = tmp_path / "bandsplit.safetensors"
+    registry.save(registry.get("bandsplit").build(), registry.get("bandsplit"), own, {})
+    given = Networks(Settings(model=str(own), device="cpu", data_dir=tmp_path)).detector
+    assert given.calibration == given.of_mixture
+    assert "other weights of bandsplit" in caplog.text
+    caplog.clear()
+    given = Networks(Settings(model="bandsplit", device="cpu", data_dir=tmp_path)).detector
+    assert given.calibration != given.of_mixture
+    assert not caplog.messages
 
 
 def test_ones_own_calibration_changes_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = (0.1 * np.random.default_rng(0).standard_normal(12 * S)).astype(np.float32)
     [chunk] = cut_chunks([Block(0, samples)], 0)
     own = tmp_path / "own.json"
-    save(Calibration({}, 3.0, 1.0, 0.0), "passthrough", own)
+    save(Calibration({}, 3.0, 1.0, 0.0), registry.load("passthrough"), 0.7, own)
     shipped = Networks(load_settings(model="passthrough", device="cpu"))
     monkeypatch.setenv("BGM_CALIBRATION", str(own))
     mine = Networks(load_settings(model="passthrough", device="cpu"))
