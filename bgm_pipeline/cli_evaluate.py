@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 def calibrate(
     corpus: CorpusFolder,
     model: Model = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="else the calibrations that ship")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="a file; else the calibrations of what ships")
+    ] = None,
     minutes: Minutes = 5.0,
     programmes: Programmes = 3,
     device: Device = None,
@@ -36,6 +38,7 @@ def calibrate(
     """Fits scores and probabilities to what the networks say of the validation split."""
     from bgm_pipeline.choice import AUTO
     from bgm_pipeline.detection import Calibration, Detector
+    from bgm_pipeline.errors import InputError
     from bgm_pipeline.evaluation import calibration
     from bgm_pipeline.evaluation.broadcast import compose
     from bgm_pipeline.evaluation.report import KINDS
@@ -47,13 +50,17 @@ def calibrate(
     from bgm_pipeline.training.corpus import load_corpus
 
     settings = load_settings(model=model, device=device)
+    ships = [*registry.shipped("separation"), "passthrough"]
+    if out is None and settings.model not in (AUTO, *ships):
+        raise InputError(
+            f"{settings.model}: these weights do not ship; name a file for their calibration, -o"
+        )
     path = out or registry.WEIGHTS / "calibration.json"
     make_folder(path.parent)
     calibration.read(path)
     recordings = load_corpus(corpus)
     detection = registry.load(settings.detector, "detection")
     total_s = round(minutes * 60 * programmes * len(KINDS))
-    ships = [*registry.shipped("separation"), "passthrough"]
     for name in ships if settings.model == AUTO else [settings.model]:
         loaded = registry.load(name)
         separator = Separator(loaded, settings)

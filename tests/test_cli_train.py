@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from bgm_pipeline.cli import app
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation import conditions
+from bgm_pipeline.models import registry
 
 PROGRAM = str(Path(sys.executable).with_name("bgm"))
 
@@ -92,6 +93,15 @@ def test_what_is_no_file_of_calibrations_is_left_as_it_is(
     assert isinstance(found, InputError)
     assert "own.json: no file of calibrations" in str(found)
     assert out.is_dir() if content is None else out.read_text() == content
+
+
+def test_own_weights_do_not_take_the_place_of_a_shipped_calibration(corpora: dict[str, Path]) -> None:
+    shipped = registry.WEIGHTS / "calibration.json"
+    before = shipped.read_bytes()
+    found = bgm("calibrate", "--corpus", corpora["valid"], "--model", "own/bandsplit.safetensors").exception
+    assert isinstance(found, InputError)
+    assert "own/bandsplit.safetensors: these weights do not ship" in str(found)
+    assert shipped.read_bytes() == before
 
 
 def test_calibrating_and_evaluating_use_the_network_that_the_environment_names(
