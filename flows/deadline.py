@@ -7,6 +7,8 @@ from types import FrameType
 
 from bgm_pipeline.errors import BgmError
 
+_AGAIN_S = 60.0
+
 
 class DeadlineError(BgmError):
     """Something took longer than it may."""
@@ -24,7 +26,9 @@ def deadline(seconds: float, complaint: str) -> Iterator[None]:
         raise DeadlineError(complaint)
 
     handler = signal.signal(signal.SIGALRM, end)
-    others = signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again, since Python drops what is raised where nobody can catch it: in a callback of the garbage
+    # collector, or while an object is taken down.
+    others = signal.setitimer(signal.ITIMER_REAL, seconds, min(_AGAIN_S, max(1.0, seconds)))
     try:
         yield
     finally:
