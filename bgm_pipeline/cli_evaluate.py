@@ -37,7 +37,7 @@ def calibrate(
 ) -> None:
     """Fits scores and probabilities to what the networks say of the validation split."""
     from bgm_pipeline.choice import AUTO
-    from bgm_pipeline.detection import Calibration, Detector
+    from bgm_pipeline.detection import MIXTURE_ALONE, Calibration, Detector, shipped_calibration
     from bgm_pipeline.errors import InputError
     from bgm_pipeline.evaluation import calibration
     from bgm_pipeline.evaluation.broadcast import compose
@@ -50,12 +50,12 @@ def calibrate(
     from bgm_pipeline.training.corpus import load_corpus
 
     settings = load_settings(model=model, device=device)
-    ships = [*registry.shipped("separation"), "passthrough"]
+    ships = [*registry.shipped("separation"), MIXTURE_ALONE]
     if out is None and settings.model not in (AUTO, *ships):
         raise InputError(
             f"{settings.model}: these weights do not ship; name a file for their calibration, -o"
         )
-    path = out or registry.WEIGHTS / "calibration.json"
+    path = out or shipped_calibration()
     make_folder(path.parent)
     calibration.read(path)
     recordings = load_corpus(corpus)

@@ -63,13 +63,12 @@ def train(
     validate_every_s: Annotated[float, typer.Option(min=0, help="seconds between validations")] = 600.0,
     validation_crops: Annotated[int, typer.Option(min=1)] = 24,
     bfloat16: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--bfloat16/--float32",
-            help="matrix products in bfloat16, where the CPU has them, or all in float32; else as the "
-            "protocol says, or float32",
+            help="matrix products in bfloat16, where the CPU has them, or all in float32",
         ),
-    ] = None,
+    ] = False,
     start_from: Annotated[str, typer.Option(help="weights to begin with: a file, or a network's name")] = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",

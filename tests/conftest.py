@@ -16,6 +16,16 @@ from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store, upgrade_database
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run beside each other, those of one file stay together, since they share what is slow to
+    start; and all that have a Prefect server, two of which would be too much for two cores."""
+    for item in items:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        has_server = name.startswith(("e2e/", "flows/"))
+        item.add_marker(pytest.mark.xdist_group("prefect" if has_server else name))
+
+
 @pytest.fixture(scope="session")
 def new_pg_database() -> Iterator[Callable[[], str]]:
     """Makes an empty database on a PostgreSQL server and returns its URL."""

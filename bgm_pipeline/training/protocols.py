@@ -86,15 +86,14 @@ PROTOCOLS: Mapping[Protocol, Mapping[str, Any]] = {
     },
     # As much as two cores can show to every network within hours: 20.3 minutes. Mixtures follow from seed,
     # crop and number alone, so that all networks see the same ones in the same order. docs/training.md tells
-    # how the rate was chosen, and for which networks it is too high.
+    # how the rate was chosen.
     "comparison": {
         "steps": 400,
         "crop_s": 1.5,
         "batch_size": 2,
-        "loss": "l1",
+        "loss": "compressed",
         "seed": 1,
-        "learning_rate": 8e-3,
-        "bfloat16": True,
+        "learning_rate": 1e-3,
     },
 }
 

@@ -163,7 +163,7 @@ def close_house(house: House) -> None:
         house.process.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def house(tmp_path_factory: pytest.TempPathFactory, detector: Path) -> Iterator[House]:
     opened = open_house(tmp_path_factory.mktemp("house"), detector)
     yield opened
