@@ -12,10 +12,14 @@ from bgm_pipeline.training.mixing import MixingSettings
 from bgm_pipeline.transforms import normalising_gain
 
 Loss = Literal["l1", "compressed"]
-"""L1 norm of magnitudes, as the paper's, or mean square error of magnitudes to the power of `COMPRESSION`."""
+"""L1 norm of magnitudes, as the paper's, or mean square error of spectra compressed by `COMPRESSION`."""
 
 COMPRESSION = 0.5
 """Exponent of magnitudes, so that what is quiet counts beside what is loud."""
+
+PHASE_SHARE = 0.5
+"""Weight of the phases' part of that error. An estimate has the mixture's phases: the further they are from
+the music's, the less of a bin helps."""
 
 _MUSIC_ALONE_DB = 20.0
 
@@ -35,9 +39,9 @@ class SeparationObjective(nn.Module):
         domain: of the network's estimate.
         loss: for a mask. "l1" is the L1 norm of (mask x mixture magnitude - music magnitude), mean over bins
             (Heo et al. 2019). It is least at the median, which is silence wherever music is more often absent
-            than present. "compressed" is the mean square error of those magnitudes to the power of
-            `COMPRESSION` (after Braun & Tashev 2021), which is least at a mean. For a waveform it is always
-            the L1 norms of magnitudes and of samples, added.
+            than present. "compressed" is the mean square error of spectra whose magnitudes are raised to the
+            power of `COMPRESSION`, with phases (`PHASE_SHARE`) and without (Braun & Tashev 2021); it is
+            least at a mean. For a waveform it is always the L1 norms of magnitudes and of samples, added.
     """
 
     mixing = MixingSettings(
@@ -62,20 +66,22 @@ class SeparationObjective(nn.Module):
         """Mean over all bins."""
         gain = normalising_gain(batch["mixture"])
         mixture, music = batch["mixture"] * gain, batch["music"] * gain
-        target = self.stft(music).abs()
+        target = self.stft(music)
         if self.domain == "magnitude":
-            magnitude = self.stft(mixture).abs()
-            return self.distance(network(magnitude) * magnitude, target)
+            mixed = self.stft(mixture)
+            return self.distance(network(mixed.abs()), mixed, target)
         estimate = self.estimator(network, mixture)
         magnitude = self.stft(estimate).abs()
-        return functional.l1_loss(magnitude, target) + functional.l1_loss(estimate, music)
+        return functional.l1_loss(magnitude, target.abs()) + functional.l1_loss(estimate, music)
 
-    def distance(self, estimate: Tensor, target: Tensor) -> Tensor:
-        """Mean distance of two magnitude spectrograms."""
+    def distance(self, mask: Tensor, mixed: Tensor, target: Tensor) -> Tensor:
+        """Mean distance of the masked mixture from the music, both complex spectrograms."""
+        magnitude, aim = mixed.abs(), target.abs()
         if not self.is_compressed:
-            return functional.l1_loss(estimate, target)
-        compressed, aim = ((x + _TINY) ** COMPRESSION for x in (estimate, target))
-        return functional.mse_loss(compressed, aim)
+            return functional.l1_loss(mask * magnitude, aim)
+        cosine = (mixed * target.conj()).real / (magnitude * aim + _TINY)
+        estimate, aim = ((x + _TINY) ** COMPRESSION for x in (mask * magnitude, aim))
+        return ((estimate - aim).square() + 2 * PHASE_SHARE * estimate * aim * (1 - cosine)).mean()
 
     def quality(self, network: nn.Module, batch: Batch) -> Tensor:
         """By how much the estimate's SI-SDR of the music is above the mixture's, dB, ``(batch,)``.
