@@ -27,7 +27,7 @@ demo: $(INSTALLED) ffmpeg
 	$(BIN)/bgm demo
 
 test: $(INSTALLED) ffmpeg systemd chromium
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
