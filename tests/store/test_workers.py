@@ -140,6 +140,7 @@ def test_a_worker_learns_from_its_own_heartbeat_that_its_run_is_not_its_own_any_
         return False
 
     wait_for(lost)
+    assert lost(), "what is lost stays lost"
 
 
 def test_results_are_there_once_where_the_answer_to_their_commit_is_lost(
