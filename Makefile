@@ -27,10 +27,8 @@ demo: $(INSTALLED) ffmpeg
 	$(BIN)/bgm demo
 
 test: $(INSTALLED) ffmpeg systemd chromium
-	@# A file is one worker's, since its tests share what is slow to start. Prefect's servers, which have
-	@# limits of time, run beside nothing else.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/flows --ignore tests/e2e
-	$(BIN)/python -m pytest tests/e2e tests/flows
+	@# tests/conftest.py says which tests stay together; in order, so that the longest part begins early.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -9,11 +9,25 @@ from tempfile import TemporaryDirectory
 import pytest
 from secret import SECRETS
 from sqlalchemy import create_engine, make_url, text
+from xdist.scheduler import LoadFileScheduling
 
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.connection import make_engine
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store, upgrade_database
+
+
+class OneServerAtOnce(LoadFileScheduling):
+    """Where tests run beside each other, those of one file stay together, since they share what is slow to
+    start; and all that have a Prefect server, two of which would be too much for two cores."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        has_server = nodeid.startswith(("tests/e2e/", "tests/flows/"))
+        return "Prefect" if has_server else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneServerAtOnce:
+    return OneServerAtOnce(config, log)
 
 
 @pytest.fixture(scope="session")

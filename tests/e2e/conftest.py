@@ -1,4 +1,4 @@
-"""`bgm up` as users start it: a real server and worker, once for all tests here; and a real browser."""
+"""`bgm up` as users start it: a real server and worker, once for the tests of a file; and a real browser."""
 
 import json
 import os
@@ -163,7 +163,7 @@ def close_house(house: House) -> None:
         house.process.kill()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, detector: Path) -> Iterator[House]:
     opened = open_house(tmp_path_factory.mktemp("house"), detector)
     yield opened
