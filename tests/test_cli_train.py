@@ -17,7 +17,7 @@ from made_up import made_up_corpus
 from typer.testing import CliRunner, Result
 
 from bgm_pipeline.cli import app
-from bgm_pipeline.errors import InputError
+from bgm_pipeline.errors import InputError, ModelError
 from bgm_pipeline.evaluation import conditions
 from bgm_pipeline.models import registry
 
@@ -90,7 +90,7 @@ def test_what_is_no_file_of_calibrations_is_left_as_it_is(
     out = tmp_path / "own.json"
     out.mkdir() if content is None else out.write_text(content)
     found = bgm("calibrate", "--corpus", corpora["valid"], "-o", out).exception
-    assert isinstance(found, InputError)
+    assert isinstance(found, ModelError)
     assert "own.json: no file of calibrations" in str(found)
     assert out.is_dir() if content is None else out.read_text() == content
 

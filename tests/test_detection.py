@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgm_pipeline.detection import Calibration, Evidence, best_logit, detect, hysteresis, ratio_db
+from bgm_pipeline.calibration import Calibration, best_logit
+from bgm_pipeline.detection import Evidence, detect, hysteresis, ratio_db
 from bgm_pipeline.segments import SeparatedSegment
 from bgm_pipeline.settings import DetectionSettings
 from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, SEGMENT_SAMPLES

@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 from store.samples import files
 
 from bgm_pipeline import pipeline, query
-from bgm_pipeline.detection import Calibration
+from bgm_pipeline.calibration import Calibration
 from bgm_pipeline.errors import InputError, MediaError, StoreError
 from bgm_pipeline.models import registry
 from bgm_pipeline.models.engines import TorchEngine

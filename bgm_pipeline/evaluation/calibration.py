@@ -1,19 +1,15 @@
 """Fits what turns a detector's features into scores, and scores into the probability of a segment."""
 
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from bgm_pipeline.detection import FEATURES, Calibration, Detector, best_logit, fitted_to
+from bgm_pipeline.calibration import FEATURES, Calibration, best_logit
+from bgm_pipeline.detection import Detector
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation.broadcast import PseudoBroadcast
-from bgm_pipeline.models import registry
 from bgm_pipeline.segments import cut_chunks
 from bgm_pipeline.separation import Separator
 from bgm_pipeline.settings import Settings
@@ -91,30 +87,3 @@ def fit_logistic(features: Values, truth: Values) -> tuple[Values, float]:
     found = minimize(loss, np.zeros(standard.shape[1]), jac=True, method="L-BFGS-B").x
     weights = found[:-1] / spread
     return weights, float(found[-1] - weights @ centre)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What a file of calibrations holds, by separation network; nothing where there is no file.
-
-    Raises:
-        InputError: it is something else.
-    """
-    try:
-        known = json.loads(path.read_text()) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no file of calibrations ({error}); name another") from error
-    if not isinstance(known, dict):
-        raise InputError(f"{path}: no file of calibrations; name another")
-    return known
-
-
-def save(
-    calibration: Calibration, separation: registry.LoadedNetwork, mask_exponent: float, path: Path
-) -> None:
-    """Puts a calibration into the file of calibrations, with the weights and the exponent that it was fitted
-    to, in place of that network's earlier one."""
-    entry = asdict(calibration) | fitted_to(separation, mask_exponent)
-    known = read(path) | {separation.network.name: entry}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
-    partial.replace(path)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bgm_pipeline.detection import Calibration
+from bgm_pipeline.calibration import Calibration, save
 from bgm_pipeline.errors import ModelError
-from bgm_pipeline.evaluation.calibration import fit_logistic, save
+from bgm_pipeline.evaluation.calibration import fit_logistic
 from bgm_pipeline.evaluation.detection import Agreement, by_events, by_frames, frames
 from bgm_pipeline.evaluation.report import reliability
 from bgm_pipeline.models import registry
@@ -74,20 +74,27 @@ def test_a_calibration_is_saved_beside_the_others_and_used_for_its_network(
     first, second = (Calibration({"mixture_logit": 1.0}, bias, 1.0, 0.0) for bias in (0.0, 0.5))
     path = tmp_path / "calibration.json"
     mixture, shipped, other = (registry.load(name) for name in ("passthrough", "2dmmdensenet", "bandsplit"))
-    save(first, mixture, 0.7, path)
-    save(second, shipped, 0.7, path)
-    save(second, shipped, 0.7, path)
+    detector = registry.load("music_detector", "detection")
+    save(first, mixture, 0.7, detector, path)
+    save(second, shipped, 0.7, detector, path)
+    save(second, shipped, 0.7, detector, path)
     assert sorted(json.loads(path.read_text())) == ["2dmmdensenet", "passthrough"]
     monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
-    assert Calibration.load(None, shipped, 0.7) == second
-    assert Calibration.load(None, mixture, 0.7) == Calibration.load(None, mixture, 1.0) == first
+    alone = Calibration.of_mixture(None, detector)
+    assert alone == first
+    assert Calibration.load(None, shipped, 0.7, detector, alone) == second
+    assert Calibration.load(None, mixture, 1.0, detector, alone) == first
     assert not caplog.messages
-    assert Calibration.load(None, other, 0.7) == first
+    assert Calibration.load(None, other, 0.7, detector, alone) == first
     assert "no calibration for bandsplit" in caplog.text
-    for broken in ("{}", "[]", "no JSON", '{"2dmmdensenet": []}', '{"2dmmdensenet": {"score_bias": 1}}'):
+    for broken in ("[]", "no JSON", '{"2dmmdensenet": []}', '{"2dmmdensenet": {"score_bias": 1}}'):
         path.write_text(broken)
         with pytest.raises(ModelError, match="bgm calibrate"):
-            Calibration.load(None, shipped, 0.7)
+            Calibration.load(None, shipped, 0.7, detector, alone)
+    for broken in ("{}", "[]", "no JSON", '{"passthrough": []}', '{"passthrough": {"score_bias": 1}}'):
+        path.write_text(broken)
+        with pytest.raises(ModelError, match="bgm calibrate"):
+            Calibration.of_mixture(None, detector)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +110,14 @@ def test_a_calibration_of_other_estimates_is_not_used_and_a_warning_tells_the_cu
     tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: dict[str, object], says: str
 ) -> None:
     path, network = tmp_path / "own.json", registry.load("bandsplit")
-    save(Calibration({"mixture_logit": 1.0}, 0.5, 1.0, 0.0), network, 0.7, path)
+    detector = registry.load("music_detector", "detection")
+    save(Calibration({"mixture_logit": 1.0}, 0.5, 1.0, 0.0), network, 0.7, detector, path)
     entry = json.loads(path.read_text())["bandsplit"] | changed
     held = {key: value for key, value in entry.items() if value is not None}
     path.write_text(json.dumps({"bandsplit": held}))
-    alone = Calibration.of_mixture(None)
-    assert Calibration.load(path, network, 0.7) == alone, "the file has none of its own"
+    alone = Calibration.of_mixture(path, detector)
+    assert alone == Calibration.of_mixture(None, detector), "the file has none of its own"
+    assert Calibration.load(path, network, 0.7, detector, alone) == alone
     [warning] = caplog.messages
     assert warning.startswith(f"{path} ") and says in warning and "`bgm calibrate" in warning
 
@@ -119,6 +128,7 @@ def test_the_calibrations_that_ship_are_of_the_weights_that_ship_and_of_the_expo
     for name, held in known.items():
         assert held["weights_sha256"] == registry.load(name).sha256, f"calibrate {name} again"
         assert held["mask_exponent"] == Settings().separation.mask_exponent
+        assert held["detector_sha256"] == registry.load("music_detector", "detection").sha256
 
 
 def test_own_weights_of_a_network_that_ships_do_not_get_its_calibration(
@@ -135,11 +145,27 @@ def test_own_weights_of_a_network_that_ships_do_not_get_its_calibration(
     assert not caplog.messages
 
 
+def test_calibrations_for_another_music_detector_are_used_and_warnings_tell_the_cure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = tmp_path / "own.safetensors"
+    registry.save(registry.get("music_detector").build(), registry.get("music_detector"), own, {})
+    settings = Settings(model="bandsplit", device="cpu", data_dir=tmp_path)
+    shipped = Networks(settings).detector
+    assert not caplog.messages
+    given = Networks(settings.model_copy(update={"detector": str(own)})).detector
+    assert (given.calibration, given.of_mixture) == (shipped.calibration, shipped.of_mixture)
+    for name, warning in zip(("passthrough", "bandsplit"), caplog.messages, strict=True):
+        assert f"the calibration of {name} is not known to fit the music detector in use" in warning
+        assert f"bgm calibrate --corpus CORPUS --model {name} -o FILE" in warning
+
+
 def test_ones_own_calibration_changes_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = (0.1 * np.random.default_rng(0).standard_normal(12 * S)).astype(np.float32)
     [chunk] = cut_chunks([Block(0, samples)], 0)
     own = tmp_path / "own.json"
-    save(Calibration({}, 3.0, 1.0, 0.0), registry.load("passthrough"), 0.7, own)
+    detector = registry.load("music_detector", "detection")
+    save(Calibration({}, 3.0, 1.0, 0.0), registry.load("passthrough"), 0.7, detector, own)
     shipped = Networks(load_settings(model="passthrough", device="cpu"))
     monkeypatch.setenv("BGM_CALIBRATION", str(own))
     mine = Networks(load_settings(model="passthrough", device="cpu"))
