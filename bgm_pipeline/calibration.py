@@ -5,7 +5,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,59 +37,6 @@ class Calibration:
     segment_weight: float
     segment_bias: float
 
-    @classmethod
-    def load(
-        cls,
-        path: Path | None,
-        separation: registry.LoadedNetwork,
-        mask_exponent: float,
-        detection: registry.LoadedNetwork,
-        of_mixture: "Calibration",
-    ) -> "Calibration":
-        """The calibration for estimates of those weights with that exponent; where there is none, with a
-        warning, that of the mixture alone. One for another music detector is used, with a warning.
-
-        Args:
-            path: a file that `bgm calibrate` wrote; None for the one that ships.
-            separation: the network in use, with its weights.
-            mask_exponent: of its masks.
-            detection: the music detector in use, with its weights.
-            of_mixture: the calibration of the mixture alone.
-
-        Raises:
-            ModelError: the file is missing or broken.
-        """
-        name = separation.network.name
-        if name == MIXTURE_ALONE:
-            return of_mixture
-        used = path or shipped_calibration()
-        known = read(used)
-        calibration = _calibration(used, known[name]) if name in known else None
-        why = _misfit(known.get(name), separation, mask_exponent)
-        if calibration and not why:
-            _warn_of_another_detector(used, name, known[name], detection)
-            return calibration
-        cure = _cure("WEIGHTS")
-        log.warning("%s %s; the calibration of the mixture alone is used. %s", used, why, cure)
-        return of_mixture
-
-    @classmethod
-    def of_mixture(cls, path: Path | None, detection: registry.LoadedNetwork) -> "Calibration":
-        """The calibration of the mixture alone: that of `path`, or where it holds none, the one that ships.
-        One for another music detector is used, with a warning.
-
-        Raises:
-            ModelError: the file is missing or broken, or there is neither of the two.
-        """
-        if path is None or MIXTURE_ALONE not in read(path):
-            path = shipped_calibration()
-        known = read(path)
-        if MIXTURE_ALONE not in known:
-            raise ModelError(f"{path} holds no calibration of the mixture alone. {_cure(MIXTURE_ALONE)}")
-        calibration = _calibration(path, known[MIXTURE_ALONE])
-        _warn_of_another_detector(path, MIXTURE_ALONE, known[MIXTURE_ALONE], detection)
-        return calibration
-
     def scores(self, features: Samples) -> Samples:
         """Features ``(score, feature)`` to scores ``(score,)``, 0..1."""
         weights = np.array([self.score_weights.get(name, 0.0) for name in FEATURES], np.float32)
@@ -98,6 +45,57 @@ class Calibration:
     def segment_probability(self, scores: Samples) -> float:
         """Scores of one segment to the probability that it holds music."""
         return float(_sigmoid(np.array(self.segment_weight * best_logit(scores) + self.segment_bias)))
+
+
+class Calibrations(NamedTuple):
+    """What a run scores by."""
+
+    of_estimate: Calibration
+    of_mixture: Calibration
+    """For the mixture alone, before there is an estimate."""
+
+
+def load(
+    path: Path | None,
+    separation: registry.LoadedNetwork,
+    mask_exponent: float,
+    detection: registry.LoadedNetwork,
+) -> Calibrations:
+    """The calibrations for those networks.
+
+    Where the file has none for estimates of those weights with that exponent, that of the mixture alone is
+    used, with a warning; where it has none of the mixture alone, that which ships. One that was fitted to
+    another music detector is used, with a warning, since no other is nearer to this one.
+
+    Args:
+        path: a file that `bgm calibrate` wrote; None for the one that ships.
+        separation: the network in use, with its weights.
+        mask_exponent: of its masks.
+        detection: the music detector in use, with its weights.
+
+    Raises:
+        ModelError: the file is missing or broken, or there is no calibration of the mixture alone.
+    """
+    used = path or shipped_calibration()
+    known = read(used)
+    name, alone_in = separation.network.name, used if MIXTURE_ALONE in known else shipped_calibration()
+    alone = read(alone_in).get(MIXTURE_ALONE)
+    if alone is None:
+        raise _unusable(alone_in, "nothing in it is for the mixture alone")
+    of_mixture = of_estimate = _calibration(alone_in, alone)
+    fitted = {MIXTURE_ALONE: (alone_in, alone)}
+    own = _calibration(used, known[name]) if name in known else of_mixture
+    if why := _misfit(known.get(name), separation, mask_exponent):
+        log.warning(
+            "%s %s; the calibration of the mixture alone is used. Make one with `bgm calibrate "
+            "--corpus CORPUS --model WEIGHTS -o FILE`, and name that file in BGM_CALIBRATION",
+            used,
+            why,
+        )
+    else:
+        of_estimate, fitted[name] = own, (used, known[name])
+    _warn_of_another_detector(fitted, detection)
+    return Calibrations(of_estimate, of_mixture)
 
 
 def save(
@@ -114,7 +112,7 @@ def save(
         ModelError: the file is something else.
     """
     fitted_to = zip(_FITTED_TO, (separation.sha256, mask_exponent, detection.sha256), strict=True)
-    known = read(path) if path.exists() else {}
+    known = read(path, may_be_missing=True)
     known[separation.network.name] = asdict(calibration) | dict(fitted_to)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
@@ -132,14 +130,21 @@ def shipped_calibration() -> Path:
     return registry.WEIGHTS / "calibration.json"
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, *, may_be_missing: bool = False) -> dict[str, Any]:
     """What a file of calibrations holds, by separation network.
+
+    Args:
+        may_be_missing: it then holds nothing.
 
     Raises:
         ModelError: it is missing, or something else.
     """
     try:
         known = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        if not may_be_missing:
+            raise _unusable(path, error) from error
+        known = {}
     except (OSError, ValueError) as error:
         raise _unusable(path, error) from error
     if not isinstance(known, dict):
@@ -152,6 +157,8 @@ def _misfit(held: dict[str, Any] | None, separation: registry.LoadedNetwork, mas
     name = separation.network.name
     if held is None:
         return f"has no calibration for {name}"
+    if name == MIXTURE_ALONE:  # the same with every exponent
+        return ""
     weights, exponent, _ = (held.get(key) for key in _FITTED_TO)
     if weights is None or exponent is None:
         return f"does not tell which weights of {name} it was fitted to: an earlier version wrote it"
@@ -174,27 +181,31 @@ def _calibration(path: Path, held: Any) -> Calibration:
 
 
 def _warn_of_another_detector(
-    path: Path, name: str, held: dict[str, Any], detection: registry.LoadedNetwork
+    fitted: dict[str, tuple[Path, dict[str, Any]]], detection: registry.LoadedNetwork
 ) -> None:
-    """Where it was fitted to another one; it is used all the same, since none is nearer to this detector."""
-    if held.get("detector_sha256") != detection.sha256:
+    """Tells which of these calibrations were fitted to another detector, all in one warning."""
+    others = []
+    for name, (path, held) in fitted.items():
+        detector = held.get("detector_sha256")
+        if detector is None:
+            others.append(f"that for {name} in {path} does not tell to which")
+        elif detector != detection.sha256:
+            others.append(f"that for {name} in {path} to {detector[:12]}")
+    if others:
         log.warning(
-            "%s: the calibration of %s is not known to fit the music detector in use (%s): scores and "
-            "probabilities may be off. %s",
-            path,
-            name,
+            "calibrations were not fitted to the music detector in use (%s): %s; scores and probabilities "
+            "may be off. Make them with `bgm calibrate --corpus CORPUS --model MODEL -o FILE`, once with the "
+            "separation network or its weights for MODEL and once with %s, and name that file in "
+            "BGM_CALIBRATION",
             detection.sha256[:12],
-            _cure(name),
+            "; ".join(others),
+            MIXTURE_ALONE,
         )
 
 
-def _cure(model: str) -> str:
-    command = f"bgm calibrate --corpus CORPUS --model {model} -o FILE"
-    return f"Make one with `{command}`, and name that file in BGM_CALIBRATION"
-
-
 def _unusable(path: Path, why: object) -> ModelError:
-    return ModelError(f"{path}: no file of calibrations ({why}); make one with `bgm calibrate`")
+    cure = "name another, or make one with `bgm calibrate --corpus CORPUS -o FILE`"
+    return ModelError(f"{path}: no file of calibrations ({why}); {cure}")
 
 
 def _sigmoid(x: Samples) -> Samples:

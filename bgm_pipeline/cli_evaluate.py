@@ -36,12 +36,13 @@ def calibrate(
     device: Device = None,
 ) -> None:
     """Fits scores and probabilities to what the networks say of the validation split."""
-    from bgm_pipeline.calibration import MIXTURE_ALONE, Calibration, read, save, shipped_calibration
+    from bgm_pipeline import calibration
+    from bgm_pipeline.calibration import MIXTURE_ALONE, Calibration
     from bgm_pipeline.choice import AUTO
     from bgm_pipeline.detection import Detector
     from bgm_pipeline.errors import InputError
     from bgm_pipeline.evaluation.broadcast import compose
-    from bgm_pipeline.evaluation.calibration import calibrate as fit
+    from bgm_pipeline.evaluation.calibration import fit
     from bgm_pipeline.evaluation.report import KINDS
     from bgm_pipeline.folders import make_folder
     from bgm_pipeline.models import registry
@@ -56,10 +57,13 @@ def calibrate(
         raise InputError(
             f"{settings.model}: these weights do not ship; name a file for their calibration, -o"
         )
-    path = out or shipped_calibration()
+    if out is None and settings.detector not in registry.shipped("detection"):
+        raise InputError(
+            f"{settings.detector}: this detector does not ship; name a file for calibrations for it, -o"
+        )
+    path = out or calibration.shipped_calibration()
     make_folder(path.parent)
-    if path.exists():
-        read(path)
+    calibration.read(path, may_be_missing=True)
     recordings = load_corpus(corpus)
     detection = registry.load(settings.detector, "detection")
     total_s = round(minutes * 60 * programmes * len(KINDS))
@@ -82,7 +86,7 @@ def calibrate(
                 settings,
                 lambda done_s: advance("calibrating, seconds of programme", round(done_s), total_s),
             )
-        save(fitted, loaded, settings.separation.mask_exponent, detection, path)
+        calibration.save(fitted, loaded, settings.separation.mask_exponent, detection, path)
         typer.echo(f"{path}: {loaded.network.name}: {fitted}")
 
 

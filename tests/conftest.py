@@ -26,6 +26,7 @@ class OneServerAtOnce(LoadFileScheduling):
         return "Prefect" if has_server else super()._split_scope(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneServerAtOnce:
     return OneServerAtOnce(config, log)
 

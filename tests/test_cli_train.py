@@ -91,16 +91,22 @@ def test_what_is_no_file_of_calibrations_is_left_as_it_is(
     out.mkdir() if content is None else out.write_text(content)
     found = bgm("calibrate", "--corpus", corpora["valid"], "-o", out).exception
     assert isinstance(found, ModelError)
-    assert "own.json: no file of calibrations" in str(found)
+    assert "own.json: no file of calibrations" in str(found) and "name another" in str(found)
     assert out.is_dir() if content is None else out.read_text() == content
 
 
-def test_own_weights_do_not_take_the_place_of_a_shipped_calibration(corpora: dict[str, Path]) -> None:
+def test_own_weights_do_not_take_the_place_of_a_shipped_calibration(
+    corpora: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shipped = registry.WEIGHTS / "calibration.json"
     before = shipped.read_bytes()
     found = bgm("calibrate", "--corpus", corpora["valid"], "--model", "own/bandsplit.safetensors").exception
     assert isinstance(found, InputError)
     assert "own/bandsplit.safetensors: these weights do not ship" in str(found)
+    monkeypatch.setenv("BGM_DETECTOR", "own/music_detector.safetensors")
+    found = bgm("calibrate", "--corpus", corpora["valid"], "--model", "bandsplit").exception
+    assert isinstance(found, InputError)
+    assert "own/music_detector.safetensors: this detector does not ship" in str(found)
     assert shipped.read_bytes() == before
 
 
@@ -116,6 +122,7 @@ def test_calibrating_and_evaluating_use_the_network_that_the_environment_names(
     held = json.loads(own.read_text())
     assert list(held) == ["passthrough"]
     assert held["passthrough"]["mask_exponent"] == 0.8
+    assert held["passthrough"]["detector_sha256"] == registry.load("music_detector", "detection").sha256
     monkeypatch.setenv("BGM_CALIBRATION", str(own))
     detection = ("--only", "detection")
     done = bgm("evaluate", "--corpus", corpora["test"], "-o", tmp_path / "r", *detection, *least)

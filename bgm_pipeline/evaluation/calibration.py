@@ -21,7 +21,7 @@ _RIDGE = 1e-3
 Values = NDArray[np.float64]
 
 
-def calibrate(
+def fit(
     broadcasts: Iterable[PseudoBroadcast],
     separator: Separator,
     detector: Detector,

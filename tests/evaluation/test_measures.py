@@ -1,12 +1,13 @@
 """The figures of a report are what their definitions say, and a calibration is one."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bgm_pipeline.calibration import Calibration, save
+from bgm_pipeline.calibration import Calibration, load, save
 from bgm_pipeline.errors import ModelError
 from bgm_pipeline.evaluation.calibration import fit_logistic
 from bgm_pipeline.evaluation.detection import Agreement, by_events, by_frames, frames
@@ -80,21 +81,18 @@ def test_a_calibration_is_saved_beside_the_others_and_used_for_its_network(
     save(second, shipped, 0.7, detector, path)
     assert sorted(json.loads(path.read_text())) == ["2dmmdensenet", "passthrough"]
     monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
-    alone = Calibration.of_mixture(None, detector)
-    assert alone == first
-    assert Calibration.load(None, shipped, 0.7, detector, alone) == second
-    assert Calibration.load(None, mixture, 1.0, detector, alone) == first
+    assert load(None, shipped, 0.7, detector) == (second, first)
+    assert load(None, mixture, 1.0, detector) == (first, first)
     assert not caplog.messages
-    assert Calibration.load(None, other, 0.7, detector, alone) == first
+    assert load(None, other, 0.7, detector) == (first, first)
     assert "no calibration for bandsplit" in caplog.text
-    for broken in ("[]", "no JSON", '{"2dmmdensenet": []}', '{"2dmmdensenet": {"score_bias": 1}}'):
-        path.write_text(broken)
-        with pytest.raises(ModelError, match="bgm calibrate"):
-            Calibration.load(None, shipped, 0.7, detector, alone)
     for broken in ("{}", "[]", "no JSON", '{"passthrough": []}', '{"passthrough": {"score_bias": 1}}'):
         path.write_text(broken)
         with pytest.raises(ModelError, match="bgm calibrate"):
-            Calibration.of_mixture(None, detector)
+            load(None, shipped, 0.7, detector)
+    path.write_text('{"2dmmdensenet": {"score_bias": 1}, "passthrough": ' + json.dumps(asdict(first)) + "}")
+    with pytest.raises(ModelError, match="bgm calibrate"):
+        load(None, shipped, 0.7, detector)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +113,8 @@ def test_a_calibration_of_other_estimates_is_not_used_and_a_warning_tells_the_cu
     entry = json.loads(path.read_text())["bandsplit"] | changed
     held = {key: value for key, value in entry.items() if value is not None}
     path.write_text(json.dumps({"bandsplit": held}))
-    alone = Calibration.of_mixture(path, detector)
-    assert alone == Calibration.of_mixture(None, detector), "the file has none of its own"
-    assert Calibration.load(path, network, 0.7, detector, alone) == alone
+    _, alone = load(None, network, 0.7, detector)
+    assert load(path, network, 0.7, detector) == (alone, alone), "the file has none of its own"
     [warning] = caplog.messages
     assert warning.startswith(f"{path} ") and says in warning and "`bgm calibrate" in warning
 
@@ -145,19 +142,27 @@ def test_own_weights_of_a_network_that_ships_do_not_get_its_calibration(
     assert not caplog.messages
 
 
-def test_calibrations_for_another_music_detector_are_used_and_warnings_tell_the_cure(
+def test_calibrations_for_another_music_detector_are_used_and_one_warning_tells_the_cure(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = tmp_path / "own.safetensors"
+    network, detector = registry.load("bandsplit"), registry.load("music_detector", "detection")
+    own, path = tmp_path / "own.safetensors", tmp_path / "own.json"
     registry.save(registry.get("music_detector").build(), registry.get("music_detector"), own, {})
-    settings = Settings(model="bandsplit", device="cpu", data_dir=tmp_path)
-    shipped = Networks(settings).detector
+    save(made := Calibration({}, 0.5, 1.0, 0.0), network, 0.7, detector, path)
+    _, alone = load(path, network, 0.7, detector)
     assert not caplog.messages
-    given = Networks(settings.model_copy(update={"detector": str(own)})).detector
-    assert (given.calibration, given.of_mixture) == (shipped.calibration, shipped.of_mixture)
-    for name, warning in zip(("passthrough", "bandsplit"), caplog.messages, strict=True):
-        assert f"the calibration of {name} is not known to fit the music detector in use" in warning
-        assert f"bgm calibrate --corpus CORPUS --model {name} -o FILE" in warning
+    assert load(path, network, 0.7, registry.load(str(own), "detection")) == (made, alone)
+    [warning] = caplog.messages
+    for name, file in (("passthrough", registry.WEIGHTS / "calibration.json"), ("bandsplit", path)):
+        assert f"that for {name} in {file} to {detector.sha256[:12]}" in warning
+    assert "`bgm calibrate --corpus CORPUS --model MODEL -o FILE`" in warning
+    caplog.clear()
+    held = json.loads(path.read_text())
+    del held["bandsplit"]["detector_sha256"]  # as an earlier version wrote it
+    path.write_text(json.dumps(held))
+    assert load(path, network, 0.7, detector) == (made, alone)
+    [warning] = caplog.messages
+    assert f"that for bandsplit in {path} does not tell" in warning and "passthrough in" not in warning
 
 
 def test_ones_own_calibration_changes_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
