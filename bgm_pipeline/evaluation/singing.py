@@ -221,8 +221,8 @@ def _cells(findings: Sequence[Finding]) -> list[str]:
     ratios = np.array([finding.si_sdr_db for finding in findings]).mean(axis=0)
     shares = np.array([finding.found_under_speech for finding in findings]).mean(axis=0)
     return [
-        f"{np.mean([finding.kept_db for finding in findings]):.1f}",
+        f"{np.mean([finding.kept_db for finding in findings]):z.1f}",
         f"{np.mean([finding.found for finding in findings]):.0%}",
-        *(f"{ratio:.1f}" for ratio in ratios),
+        *(f"{ratio:z.1f}" for ratio in ratios),
         *(f"{share:.0%}" for share in shares),
     ]
