@@ -78,8 +78,11 @@ def load(
     """
     used = path or shipped_calibration()
     known = read(used)
-    name, alone_in = separation.network.name, used if MIXTURE_ALONE in known else shipped_calibration()
-    alone = read(alone_in).get(MIXTURE_ALONE)
+    name = separation.network.name
+    alone_in, alone = used, known.get(MIXTURE_ALONE)
+    if MIXTURE_ALONE not in known and path:
+        alone_in = shipped_calibration()
+        alone = read(alone_in).get(MIXTURE_ALONE)
     if alone is None:
         raise _unusable(alone_in, "nothing in it is for the mixture alone")
     of_mixture = of_estimate = _calibration(alone_in, alone)

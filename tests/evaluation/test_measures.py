@@ -86,13 +86,15 @@ def test_a_calibration_is_saved_beside_the_others_and_used_for_its_network(
     assert not caplog.messages
     assert load(None, other, 0.7, detector) == (first, first)
     assert "no calibration for bandsplit" in caplog.text
-    for broken in ("{}", "[]", "no JSON", '{"passthrough": []}', '{"passthrough": {"score_bias": 1}}'):
+    for broken in ("{}", "[]", "no JSON", '{"2dmmdensenet": []}', '{"2dmmdensenet": {"score_bias": 1}}'):
         path.write_text(broken)
         with pytest.raises(ModelError, match="bgm calibrate"):
             load(None, shipped, 0.7, detector)
-    path.write_text('{"2dmmdensenet": {"score_bias": 1}, "passthrough": ' + json.dumps(asdict(first)) + "}")
-    with pytest.raises(ModelError, match="bgm calibrate"):
-        load(None, shipped, 0.7, detector)
+    for broken in ("[]", '{"score_bias": 1}'):
+        for name, good in (("2dmmdensenet", "passthrough"), ("passthrough", "2dmmdensenet")):
+            path.write_text(f'{{"{name}": {broken}, "{good}": {json.dumps(asdict(first))}}}')
+            with pytest.raises(ModelError, match="bgm calibrate"):
+                load(None, shipped, 0.7, detector)
 
 
 @pytest.mark.parametrize(
