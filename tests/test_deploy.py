@@ -3,11 +3,13 @@
 No container engine, cluster or systemd runs here; docs/deploy.md says which of them were seen running.
 """
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -169,6 +171,38 @@ def test_nothing_runs_as_root_or_can_become_it() -> None:
     for name, service in documents(DEPLOY / "compose.yaml")[0]["services"].items():
         if "postgres" not in service["image"]:
             assert (service["cap_drop"], service["read_only"]) == (["ALL"], True), name
+def test_what_deploys_or_rescues_the_night_reads_the_settings_that_workers_read() -> None:
+    """Schedules are registered by one, runs are counted by another, episodes are processed by the third."""
+    services = documents(DEPLOY / "compose.yaml")[0]["services"]
+    read = {name: [one["path"] for one in service.get("env_file", [])] for name, service in services.items()}
+    assert {name for name, paths in read.items() if "settings.env" in paths} == {
+        *("register", "rescue", "worker")
+    }
+    assert [name for name, paths in read.items() if "worker.env" in paths] == ["worker"]
+
+
+def worker_commands() -> Iterator[str]:
+    """How the image and the unit start a worker, as a shell takes it."""
+    (image,) = re.findall(r"^CMD (.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    yield shlex.join(json.loads(image))
+    unit = (DEPLOY / "bgm-worker@.service").read_text()
+    (start,) = re.findall(r"^ExecStart=/opt/bgm/.venv/bin/(.*)$", unit, re.MULTILINE)
+    (default,) = re.findall(r"^Environment=(BGM_NIGHT__EPISODES_AT_ONCE=.*)$", unit, re.MULTILINE)
+    yield f': "${{{default.replace("=", ":=")}}}"; {start}'
+
+
+@pytest.mark.parametrize("command", list(worker_commands()), ids=["image", "unit"])
+def test_workers_see_to_as_many_episodes_at_once_as_the_setting_says(tmp_path: Path, command: str) -> None:
+    prefect = tmp_path / "prefect"
+    prefect.write_text('#!/bin/sh\necho "$@"\n')
+    prefect.chmod(0o755)
+    path = f"PATH={tmp_path}:/usr/bin:/bin"
+    for given, limit in (["BGM_NIGHT__EPISODES_AT_ONCE=3"], "3"), ([], "1"):
+        told = run("env", "-i", path, *given, "sh", "-c", command).stdout.split()
+        assert told[:2] == ["worker", "start"]
+        assert told[told.index("--limit") + 1] == limit
+
+
 
 
 def commands() -> Iterator[list[str]]:
