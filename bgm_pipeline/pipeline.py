@@ -203,7 +203,7 @@ def process_episode(
         if not force and (done := reuse_run(store, episode_id, identity)) is not None:
             store.withdraw_run(run_id)
             return Processed(episode_id, done, is_new=False)
-        writer = store.stems.begin(episode_id, run_id)
+        writer = store.begin_stems(run_id)
         info = probe(path)
         selection = select_audio(info, audio_streams, join_tracks)
         evidence = Evidence()

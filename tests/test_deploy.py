@@ -92,6 +92,12 @@ def test_units_are_as_systemd_wants_them(tmp_path: Path) -> None:
         assert rated.returncode == 0, f"{unit.name} is open to more than it needs:\n{rated.stdout}"
 
 
+def test_whatever_writes_stems_waits_for_their_disk() -> None:
+    writing = [text for text in (path.read_text() for path in UNITS) if "ReadWritePaths=-/srv/stems" in text]
+    assert len(writing) == 2
+    assert all("\nRequiresMountsFor=/srv/inbox /srv/stems\n" in text for text in writing)
+
+
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
 def test_every_variable_is_one_that_somebody_reads(path: Path) -> None:
     """Prefect's are looked at in `tests/flows`."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from store.samples import files, keys
 from typer.testing import CliRunner, Result
 
 from bgm_pipeline import cli_nightly, query
-from bgm_pipeline.errors import BgmError, InputError
+from bgm_pipeline.errors import BgmError, InputError, StoreError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.nightly import NightReport, NightRow, plan_night, process_found, run_nightly
 from bgm_pipeline.pipeline import Networks, process_episode
@@ -205,6 +206,37 @@ def test_other_settings_are_another_run(
     assert (third.outcome, third.run_id) == ("known", first.run_id)
     assert query.episodes(store)["run_id"].tolist() == [first.run_id]
     assert not plan_night(inbox, store, networks, config).due
+
+
+def test_a_stem_store_that_is_not_mounted_stops_the_night_and_costs_nothing(
+    inbox: Path, store: Store, config: Settings, networks: Networks, night: Callable[[], NightReport]
+) -> None:
+    path = record(inbox / "a.wav", seed=1)
+    night()
+    kept, runs = keys(store), runs_of(store)
+    mounted = Path(config.resolved_stem_store)
+    away = mounted.rename(mounted.with_name("on another machine"))
+    mounted.mkdir()
+    with pytest.raises(StoreError, match="mount it"):
+        night()
+    with pytest.raises(StoreError, match="mount it"):
+        process_episode(Episode(path), store, networks, config, force=True)
+    assert runs_of(store)[:1] == runs
+    path.unlink()
+    record(inbox / "b.wav", seed=2)
+    (row,) = night().rows
+    assert row.outcome == "failed" and "mount it" in row.reason
+    assert files(store) == set()
+
+    mounted.rmdir()
+    away.rename(mounted)
+    record(path, seed=1)
+    assert outcomes(night()) == {"a.wav": "known", "b.wav": "new"}
+    assert kept < keys(store) == files(store)
+
+    shutil.rmtree(mounted)
+    (mounted / store.stems.namespace / "0000").mkdir(parents=True)
+    assert set(outcomes(night()).values()) == {"new"}, "it was lost, and is told to be"
 
 
 def runs_of(store: Store) -> list[tuple[object, ...]]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from bgm_pipeline.errors import StoreError
 from bgm_pipeline.store.orm import EpisodeRow, RunRow, StemRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.timebase import ms_to_samples
@@ -38,7 +37,7 @@ def check_store(store: Store, deep: bool = False) -> Iterator[Problem]:
         deep: also read every stem, and hold it to the sha256 that it was written with.
 
     Raises:
-        StoreError: the stem store is not there, or cannot be read.
+        StoreError: the stem store is not the database's own, or cannot be read.
     """
     yield from _interrupted_runs(store)
     for key in _leftovers(store):
@@ -94,11 +93,7 @@ def _broken_stems(store: Store, deep: bool) -> Iterator[Problem]:
             .where(RunRow.state == "done", RunRow.stem_count > 0)
             .order_by(RunRow.id)
         ).all()
-    if runs and not store.stems.is_there():
-        raise StoreError(
-            f"{store.stems.shown('')}: not the stem store of this database, which has a folder "
-            f"{store.stems.namespace}; mount it, or let BGM_STEM_STORE name it"
-        )
+    store.confirm_stems()
     for run in runs:
         with store.reading() as connection:
             rows = connection.execute(

@@ -27,7 +27,7 @@ from bgm_pipeline.store.functions import Clock
 from bgm_pipeline.store.lease import Heartbeat, runs_in_progress
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, StemRow
 from bgm_pipeline.store.rows import event_rows, new_run, plain_text, run_values, segment_rows, stem_rows
-from bgm_pipeline.store.stems import StemStore
+from bgm_pipeline.store.stems import StemStore, StemWriter
 from bgm_pipeline.types import Episode, RunIdentity, RunResult
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,15 @@ INTERRUPTED = "interrupted: its process ended without a word; run the episode ag
 
 
 class EpisodeBusyError(StoreError):
-    """Another process is at work on the episode right now."""
+    """Another process is at work on the episode right now.
+
+    Args:
+        is_same: whether it makes the very results that were asked for.
+    """
+
+    def __init__(self, message: str, is_same: bool = False) -> None:
+        super().__init__(message)
+        self.is_same = is_same
 
 
 class Store:
@@ -108,7 +116,7 @@ class Store:
         Whoever lost a stem file finds none here, and so makes the results anew.
 
         Raises:
-            StoreError: the database or the stem store cannot be read.
+            StoreError: the database or the stem store cannot be read, or the latter is another.
         """
         with self.reading() as connection:
             run = connection.execute(
@@ -122,8 +130,39 @@ class Store:
         if len(keys) != run.stem_count:
             return None
         if keys and not set(keys) <= set(self.stems.keys_in(self.stems.run_folder(episode_id, run.id))):
+            self.confirm_stems()
             return None
         return int(run.id)
+
+    @outlasting_restarts
+    def confirm_stems(self) -> None:
+        """Look whether the stem store is the one that earlier runs wrote to.
+
+        In the empty folder under a mount that is missing every stem seems lost, and new ones would lie there.
+
+        Raises:
+            StoreError: nothing of this database is there, though runs kept stems; or it cannot be listed.
+        """
+        # Rows first: a run that is done has its files, whoever wrote them meanwhile.
+        with self.reading() as connection:
+            kept = connection.scalar(
+                select(RunRow.id).where(RunRow.state == "done", RunRow.stem_count > 0).limit(1)
+            )
+        if kept is not None and not self.stems.is_there():
+            place, namespace = self.stems.shown(""), self.stems.namespace
+            cure = f"mount it, or let BGM_STEM_STORE name it; if it is lost, make the folder {namespace}/0000"
+            raise StoreError(
+                f"{place}: not the stem store of this database, which has a folder {namespace}; {cure} there"
+            )
+
+    def begin_stems(self, run_id: int) -> StemWriter:
+        """A writer for the stems of a run that was started here.
+
+        Raises:
+            StoreError: the stem store is not the database's own, or cannot be used.
+        """
+        self.confirm_stems()
+        return self.stems.begin(self._at_work[run_id][0], run_id)
 
     @outlasting_restarts
     def make_current(self, episode_id: int, run_id: int) -> bool:
@@ -156,7 +195,7 @@ class Store:
                 )
                 if found is None:
                     raise StoreError(f"there is no episode {episode_id}; bgm episodes lists them")
-                self._end_earlier(session, episode_id)
+                self._end_earlier(session, episode_id, identity)
                 run = new_run(episode_id, identity, flow_run_url)
                 session.add(run)
                 session.flush()
@@ -168,13 +207,14 @@ class Store:
         self._sweep(episode_id)
         return run_id
 
-    def _end_earlier(self, session: Session, episode_id: int) -> None:
+    def _end_earlier(self, session: Session, episode_id: int, identity: RunIdentity) -> None:
         """Make room for a new run of an episode that is locked."""
         for earlier, is_live in runs_in_progress(session, self.stems.namespace, episode_id):
             if is_live:
                 raise EpisodeBusyError(
                     f"episode {episode_id} is being processed (run {earlier.id}, {earlier.owner}, since "
-                    f"{earlier.started_at:%Y-%m-%d %H:%M} UTC); wait for it, or end that process"
+                    f"{earlier.started_at:%Y-%m-%d %H:%M} UTC); wait for it, or end that process",
+                    is_same=_identity(earlier) == identity,
                 )
             _fail(earlier, INTERRUPTED)
         session.flush()
@@ -372,6 +412,12 @@ class Store:
 
 def _not_in_progress(run_id: int) -> StoreError:
     return StoreError(f"run {run_id} is not in progress; another process took its episode over, or ended it")
+
+
+def _identity(run: RunRow) -> RunIdentity:
+    return RunIdentity(
+        run.source_sha256, run.model, run.model_sha256, run.settings_sha256, run.code_version, run.settings
+    )
 
 
 def _same(identity: RunIdentity | RunRow) -> tuple[Any, ...]:

@@ -184,6 +184,28 @@ def test_results_whose_stem_was_lost_are_made_anew(store: Store) -> None:
 
 
 @everywhere
+def test_in_another_stem_store_nothing_is_lost_but_all_is_to_be_mounted(
+    store_settings: Settings, store: Store
+) -> None:
+    store.confirm_stems()
+    silent, heard = add_episode(store, "a.ts"), add_episode(store, "b.ts")
+    add_run(store, silent, identity("a.ts"), (None,))
+    store.confirm_stems()
+    run_id = add_run(store, heard, identity("b.ts"), LEVELS)
+    store.confirm_stems()
+    place = f"{store_settings.resolved_stem_store}-unmounted"
+    elsewhere = Settings(database_url=store_settings.resolved_database_url, stem_store=place)
+    with open_store(elsewhere) as other:
+        assert other.find_done_run(silent, identity("a.ts")) is not None
+        for look in (lambda: other.find_done_run(heard, identity("b.ts")), other.confirm_stems):
+            with pytest.raises(StoreError, match=f"{place}.*: not the stem store of this .*; mount it, or"):
+                look()
+        other.stems.storage.write(f"{other.stems.namespace}/0000/x", b"it is lost, as somebody says")
+        assert other.find_done_run(heard, identity("b.ts")) is None
+    assert store.find_done_run(heard, identity("b.ts")) == run_id
+
+
+@everywhere
 def test_a_failed_run_leaves_earlier_results_and_no_files(store: Store) -> None:
     episode_id = add_episode(store, "a.ts")
     add_run(store, episode_id, identity("a.ts", "old"), LEVELS)
