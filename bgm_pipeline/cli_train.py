@@ -70,8 +70,8 @@ def train(
         ),
     ] = False,
     start_from: Annotated[str, typer.Option(help="weights to begin with: a file, or a network's name")] = "",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=0, help="CPU threads; 0: all cores")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda ...")] = None,
 ) -> None:
     """Trains a network; run again with the same --out to go on after a stop, Ctrl-C or kill.
 
@@ -84,12 +84,14 @@ def train(
     from bgm_pipeline.models import registry
     from bgm_pipeline.progress import training_bar
     from bgm_pipeline.separation import choose_device
+    from bgm_pipeline.settings import load_settings
     from bgm_pipeline.training import factorisation, loop
     from bgm_pipeline.training.corpus import load_corpus
     from bgm_pipeline.training.protocols import training_settings
 
-    if threads:
-        torch.set_num_threads(threads)
+    machine = load_settings(device=device, threads=threads)
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
     settings = training_settings(
         protocol,
         steps=steps,
@@ -126,7 +128,7 @@ def train(
                 recordings,
                 out,
                 settings,
-                choose_device(device),
+                choose_device(machine.device),
                 show,
                 lambda: bool(stopped),
                 start_from,

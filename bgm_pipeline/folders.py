@@ -24,6 +24,19 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
+def writing(path: Path, cure: str) -> Iterator[None]:
+    """Names the file that cannot be written, and the cure.
+
+    Raises:
+        InputError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); {cure}") from error
+
+
+@contextmanager
 def alone(lock: Path, otherwise: str) -> Iterator[None]:
     """Sees that one process at a time is at work in the folder of a file, which is made and stays.
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import nn
 
 from bgm_pipeline.errors import ModelError
@@ -110,7 +111,7 @@ def load(name_or_path: str, task: Task = "separation") -> LoadedNetwork:
     """
     path = Path(name_or_path)
     is_file = path.suffix == ".safetensors"
-    network = get(_metadata(path).get("network", "")) if is_file else get(name_or_path)
+    network = _network_of(path) if is_file else get(name_or_path)
     if network.task != task:
         raise ModelError(f"{name_or_path} is a network for {network.task}, not for {task}")
     path = path if is_file else WEIGHTS / f"{network.name}.safetensors"
@@ -128,12 +129,24 @@ def load(name_or_path: str, task: Task = "separation") -> LoadedNetwork:
 
 
 def save(module: nn.Module, network: Network, path: Path, metadata: dict[str, str]) -> None:
-    """Writes weights as safetensors, whole or not at all, with what is known of them as metadata."""
+    """Writes weights as safetensors, whole or not at all, with what is known of them as metadata.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
-    save_file(state, partial, {"network": network.name, **metadata})
+    partial.write_bytes(serialised(state, {"network": network.name, **metadata}))
     partial.replace(path)
+
+
+def _network_of(path: Path) -> Network:
+    name = _metadata(path).get("network")
+    if name not in NETWORKS:
+        said = f"of a network {name!r} that this version does not know" if name else "of another program"
+        raise ModelError(f"{path}: weights {said}; name weights that `bgm train` wrote")
+    return NETWORKS[name]
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """One recording of any format made into one clip of a corpus: 16 kHz mono FLAC, trimmed and levelled."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -11,6 +10,7 @@ import numpy as np
 import soundfile
 
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.folders import writing
 from bgm_pipeline.media.ffmpeg import DEMUXERS, ChildError, input_url, run, shown
 from bgm_pipeline.timebase import SAMPLE_RATE, s_to_samples, samples_to_s
 from bgm_pipeline.types import Samples
@@ -36,6 +36,9 @@ _TRIM_MARGIN_S = 0.03
 _TRIM_FLOOR_DB = -60.0
 _TRIM_BELOW_LOUDEST_DB = 40.0
 _SILENCE = 1e-6
+
+BUILD_AGAIN = "make room or name another folder, and build again: clips that are done are kept"
+"""The cure where a file of a corpus cannot be written."""
 
 
 class UnusableClip(Exception):
@@ -85,20 +88,6 @@ def convert_clip(recording: Path, clip: Path, kind: Kind) -> ClipAudio:
         rms_db=rms_db(written.astype(np.float32) / 32768),
         fingerprint=hash(written.tobytes()),
     )
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Names the file that cannot be written, and the cure.
-
-    Raises:
-        InputError: in place of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        cure = "make room or name another folder, and build again: clips that are done are kept"
-        raise InputError(f"{path}: cannot be written ({error.strerror}); {cure}") from error
 
 
 def decode(recording: Path) -> Samples:
@@ -160,7 +149,7 @@ def _write_flac(path: Path, samples: Samples) -> None:
     soundfile.write(encoded, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
     partial = path.with_suffix(".partial")
     try:
-        with writing(path):
+        with writing(path, BUILD_AGAIN):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(encoded.getbuffer())
             partial.replace(path)

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from bgm_pipeline.errors import InputError
-from bgm_pipeline.folders import make_folder
+from bgm_pipeline.folders import make_folder, writing
 from bgm_pipeline.training import debian
-from bgm_pipeline.training.clips import ClipAudio, Kind, UnusableClip, convert_clip, writing
+from bgm_pipeline.training.clips import BUILD_AGAIN, ClipAudio, Kind, UnusableClip, convert_clip
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def build_from_debian(
             build.convert(name, version, licence, jobs, _numbered_paths(jobs))
         copyright_file = folder / "copyright" / f"{name}.txt"
         make_folder(copyright_file.parent)
-        with writing(copyright_file):
+        with writing(copyright_file, BUILD_AGAIN):
             copyright_file.write_text(text)
         build.save(".partial")
     return build.finish()
@@ -183,7 +183,7 @@ def build_from_folders(
     The top-level subfolder of a recording is its source (a composer, a speaker: never in two splits); without
     one, the recording is its own. A hash of the source's name decides its split, the same on every machine;
     a wanted split that would stay empty gets one source of its own. Too few sources for a test split are
-    warned of.
+    warned of. What the folder holds of own recordings is made anew; what it holds of Debian packages stays.
 
     Raises:
         InputError: a folder is missing, cannot be written to or gives nothing, or what there is cannot be
@@ -191,7 +191,7 @@ def build_from_folders(
     """
     if min(valid_share, test_share) < 0 or valid_share + test_share >= 1:
         raise InputError(f"shares {valid_share:g} and {test_share:g}: neither below 0, together below 1")
-    build = _Build(folder, progress)
+    build, earlier = _Build(folder, progress), _Build(folder, None)
     silent: set[str] = set()
     kinds: tuple[tuple[Kind, Path], ...] = (("music", music), ("speech", speech))
     for kind, root in kinds:
@@ -211,6 +211,8 @@ def build_from_folders(
             raise InputError(f"{root}: gives no {kind} for training ({len(recordings)} files read)")
         silent |= set(sources.values()) - heard
     _check_filled(build, dict(kinds), _wanted_splits(valid_share, test_share), silent)
+    earlier.resume()
+    build.take_over(earlier, set(debian.recipes_by_package(SPLITS)))
     return build.finish()
 
 
@@ -280,6 +282,12 @@ class _Build:
             self.clips = _read_rows(self.folder / f"corpus.csv{suffix}", Clip)
             self.dropped = _read_rows(self.folder / f"dropped.csv{suffix}", Dropped)
             self.packages = _read_rows(self.folder / f"packages.csv{suffix}", Package)
+
+    def take_over(self, other: "_Build", packages: set[str]) -> None:
+        """Adds what another build has of these packages."""
+        self.clips += [clip for clip in other.clips if clip.package in packages]
+        self.dropped += [row for row in other.dropped if row.package in packages]
+        self.packages += [row for row in other.packages if row.package in packages]
 
     def has(self, package: str, split: str) -> bool:
         return any(row.package == package and row.split == split for row in self.packages)
@@ -384,7 +392,7 @@ def _summary(package: str, version: str, split: str, licence: str, clips: list[C
 
 def _write_rows(path: Path, table: type[Row], rows: Iterable[Row]) -> None:
     partial = path.with_name(f"{path.name}.new")
-    with writing(path):
+    with writing(path, BUILD_AGAIN):
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(table)])
             writer.writeheader()

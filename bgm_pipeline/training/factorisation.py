@@ -14,10 +14,11 @@ from bgm_pipeline.models import registry
 from bgm_pipeline.models.nmf import ATOMS, Nmf
 from bgm_pipeline.timebase import samples_to_s
 from bgm_pipeline.training.corpus import Corpus
-from bgm_pipeline.training.loop import Progress, check_split, validation_quality
+from bgm_pipeline.training.loop import Progress
 from bgm_pipeline.training.losses import SeparationObjective
 from bgm_pipeline.training.mixing import MixtureDataset
 from bgm_pipeline.training.protocols import TrainingSettings
+from bgm_pipeline.training.validation import check_split, validation_quality
 from bgm_pipeline.transforms import normalising_gain
 from bgm_pipeline.types import Samples
 

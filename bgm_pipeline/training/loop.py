@@ -1,6 +1,8 @@
 """Trains any registered network; a killed training goes on from its last checkpoint."""
 
 import csv
+import io
+import logging
 import math
 import os
 import pickle
@@ -18,17 +20,20 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Subset
 
 from bgm_pipeline.errors import BgmError, InputError, ModelError
-from bgm_pipeline.folders import alone, make_folder
+from bgm_pipeline.folders import alone, writing
 from bgm_pipeline.memory import reuse_freed_memory
 from bgm_pipeline.models import registry
 from bgm_pipeline.timebase import samples_to_s
 from bgm_pipeline.training.corpus import Corpus
-from bgm_pipeline.training.losses import Objective, objective_for
+from bgm_pipeline.training.losses import objective_for
 from bgm_pipeline.training.mixing import MixtureDataset
 from bgm_pipeline.training.protocols import TrainingSettings
+from bgm_pipeline.training.validation import check_split, validation_quality
 
-VALIDATION_SEED = 2
-_STEPS_AN_EPOCH = 1_000_000
+log = logging.getLogger(__name__)
+
+_STEPS_AN_EPOCH = 10**9  # more than any training takes
+_CURE = "make room; the same command goes on from the last checkpoint"
 
 
 @dataclass(slots=True)
@@ -79,16 +84,16 @@ def train(
             the newest) and ``losses.csv`` (step, seconds, audio, loss, rate, quality).
         should_stop: asked after every step; a training that stops writes its checkpoint first.
         start_from: weights that a new training begins with: a file, or a name for those that ship; empty
-            for random ones. A training that goes on has its own.
+            for random ones. A training that goes on has its own, and must have begun with these.
 
     Returns:
         Path of the weights.
 
     Raises:
         InputError: neither steps nor hours given, no music or speech in the corpus, no such folder, another
-            training in it, or a recording that cannot be read.
-        ModelError: the checkpoint belongs to another network or to other mixtures, or is broken, the weights
-            to start from do not fit, or the loss or its gradient is not a number.
+            training in it, a recording that cannot be read, or the end of the training cannot be written.
+        ModelError: the checkpoint belongs to another network, to other mixtures or to other weights to start
+            from, or is broken, these weights do not fit, or the loss or its gradient is not a number.
     """
     if not settings.steps and not settings.hours:
         raise InputError("say how long to train: a number of steps or of hours")
@@ -98,47 +103,11 @@ def train(
     with alone(folder / "training.lock", "another training is at work there; end it, or name another folder"):
         run = _Training(network, corpus, folder, settings, device)
         if run.checkpoint_path.exists():
-            run.resume()
+            run.resume(start_from)
         elif start_from:
             run.start_from(start_from)
         run.go(on_step, should_stop)
         return run.weights_path
-
-
-def check_split(corpus: Corpus, folder: Path) -> None:
-    """Looks whether there is something to train on and to validate on, and makes the training's folder.
-
-    Raises:
-        InputError: no music or speech in the corpus, or no such folder.
-    """
-    for split in ("train", "valid"):
-        if not corpus.select(split, "music") or not corpus.select(split, "speech"):
-            raise InputError(
-                f"{corpus.folder}: split {split!r} needs both music and speech; give the corpus more sources"
-            )
-    make_folder(folder)
-
-
-@torch.no_grad()
-def validation_quality(
-    module: nn.Module,
-    objective: Objective,
-    corpus: Corpus,
-    settings: TrainingSettings,
-    device: torch.device,
-) -> float:
-    """Mean quality over the validation crops, twice as long as those trained on.
-
-    Crops without music do not count for separation.
-    """
-    length, crops = 2 * settings.crop_samples, settings.validation_crops
-    data = MixtureDataset(corpus, "valid", length, crops, VALIDATION_SEED, objective.mixing)
-    module.eval()
-    qualities = [
-        objective.quality(module, {name: tensor.to(device) for name, tensor in batch.items()})
-        for batch in DataLoader(data, settings.batch_size)
-    ]
-    return float(torch.cat(qualities).nanmean())
 
 
 class _Training:
@@ -173,6 +142,7 @@ class _Training:
         is_scaled = device.type == "cuda" and not settings.bfloat16
         self.amp = torch.amp.GradScaler(device.type, enabled=is_scaled)
         self.progress = Progress()
+        self.started_from = ""
         self.weights_path = folder / f"{network.name}.safetensors"
         self.checkpoint_path = folder / "checkpoint.pt"
         self.log_path = folder / "losses.csv"
@@ -199,9 +169,13 @@ class _Training:
                 self.progress.quality = self.validate()
                 validated = time.monotonic()
             if now - saved > self.settings.checkpoint_every_s:
-                self.save()
-                self.log(losses)
-                losses, saved = [], time.monotonic()
+                try:
+                    self.save()
+                    self.log(losses)
+                    losses = []
+                except InputError as error:
+                    log.warning("%s (it has not ended, and will try again)", error)
+                saved = time.monotonic()
         self.save()  # whoever stops a training may not wait for its last validation
         self.progress.quality = self.validate()
         self.save()
@@ -290,7 +264,11 @@ class _Training:
         }
 
     def save(self) -> None:
-        """Checkpoint and weights, each replaced whole."""
+        """Checkpoint and weights, each replaced whole.
+
+        Raises:
+            InputError: they cannot be written.
+        """
         partial = self.checkpoint_path.with_suffix(".partial")
         state = {
             "network": self.network.name,
@@ -300,19 +278,28 @@ class _Training:
             "amp": self.amp.state_dict(),
             "progress": asdict(self.progress),
             "fixed": self.fixed(),
+            "started_from": self.started_from,
         }
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut can leave a new name and old content
-        partial.replace(self.checkpoint_path)
-        registry.save(self.average.module, self.network, self.weights_path, self.progress.metadata())
+        checkpoint = io.BytesIO()  # torch does not tell what kept it from writing to a file
+        torch.save(state, checkpoint)
+        with writing(self.checkpoint_path, _CURE):
+            with partial.open("wb") as file:
+                file.write(checkpoint.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut can leave a new name and old content
+            partial.replace(self.checkpoint_path)
+        with writing(self.weights_path, _CURE):
+            registry.save(self.average.module, self.network, self.weights_path, self.progress.metadata())
 
     def log(self, losses: list[float]) -> None:
-        """Adds a row to the log, with the mean of the losses since the last one."""
+        """Adds a row to the log, with the mean of the losses since the last one.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         p = self.progress
         new = not self.log_path.exists()
-        with self.log_path.open("a", newline="") as file:
+        with writing(self.log_path, _CURE), self.log_path.open("a", newline="") as file:
             log = csv.writer(file)
             if new:
                 log.writerow(["step", "seconds", "audio_s", "loss", "learning_rate", "quality"])
@@ -331,13 +318,18 @@ class _Training:
             )
         for module in (self.module, self.average.module):
             module.load_state_dict(loaded.module.state_dict())
+        self.started_from = loaded.sha256
         told = loaded.metadata
         self.progress.earlier = {
             name: float(told[name]) for name in ("steps", "hours", "audio_hours") if name in told
         }
 
-    def resume(self) -> None:
-        """Takes up what the folder's checkpoint holds."""
+    def resume(self, start_from: str) -> None:
+        """Takes up what the folder's checkpoint holds, if it began with these weights, where some are named.
+
+        Raises:
+            ModelError: it is broken, or belongs to another training.
+        """
         try:
             self.take_up(torch.load(self.checkpoint_path, map_location=self.device, weights_only=True))
         except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
@@ -345,6 +337,11 @@ class _Training:
                 f"{self.checkpoint_path} is broken, or of another version of the program; delete it, and "
                 f"begin with the weights beside it: --start-from {self.weights_path}"
             ) from error
+        if start_from and self.started_from != registry.load(start_from, self.network.task).sha256:
+            raise ModelError(
+                f"{self.checkpoint_path} holds a training that did not begin with {start_from}; leave "
+                "--start-from out to go on with that training, or give another folder"
+            )
 
     def take_up(self, held: dict[str, Any]) -> None:
         """Goes on from a checkpoint.
@@ -373,8 +370,10 @@ class _Training:
         self.module.load_state_dict(held["module"])
         self.average.load_state_dict(held["average"])
         self.optimiser.load_state_dict(held["optimiser"])
-        self.amp.load_state_dict(held["amp"])
+        if held["amp"]:  # empty where no scaler was at work: on a CPU, and in bfloat16
+            self.amp.load_state_dict(held["amp"])
         self.progress = Progress(**held["progress"])
+        self.started_from = held.get("started_from", "")  # an earlier version did not keep it
         self.progress.done = self.share()
 
 

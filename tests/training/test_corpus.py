@@ -282,6 +282,18 @@ def test_folders_are_split_by_their_subfolders(tmp_path: Path, own_folders: tupl
     assert "not readable as audio" in dropped["reason"]
 
 
+def test_own_folders_join_what_is_there_of_debian_packages_in_either_order(
+    tmp_path: Path, demo_cache: Path, own_folders: tuple[Path, Path]
+) -> None:
+    demo = build_from_debian(tmp_path / "a", ("demo",), demo_cache)
+    build_from_folders(tmp_path / "a", *own_folders)
+    both = build_from_folders(tmp_path / "a", *own_folders)
+    assert set(both.clips) > set(demo.clips)
+    own = build_from_folders(tmp_path / "b", *own_folders)
+    assert len(both.clips) == len(demo.clips) + len(own.clips)
+    assert build_from_debian(tmp_path / "b", ("demo",), demo_cache).clips == both.clips
+
+
 def test_a_new_band_leaves_the_others_in_their_split(tmp_path: Path, own_folders: tuple[Path, Path]) -> None:
     music, speech = own_folders
     before = build_from_folders(tmp_path / "corpus", music, speech, valid_share=0.2, test_share=0.2)

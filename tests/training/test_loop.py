@@ -2,11 +2,13 @@
 
 import csv
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,56 @@ def test_a_stopped_training_ends_with_the_weights_of_one_that_was_not_stopped(
     assert taken == [1, 2, 3, 4, 5, 6]
     expected, found = (registry.load(str(path), "detection").module.state_dict() for path in (whole, parts))
     assert all(torch.allclose(found[name], tensor, atol=1e-5) for name, tensor in expected.items())
+
+
+def test_a_training_goes_on_where_a_scaler_is_at_work_that_was_not(
+    folder: Path, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that began on a CPU and moves to a GPU."""
+    shutil.copytree(begun, tmp_path / "t")
+    scaler = partial(torch.amp.GradScaler, init_scale=4.0)
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device))
+    path = train(registry.get("music_detector"), load_corpus(folder), tmp_path / "t", short(2), CPU)
+    assert registry.load(str(path), "detection").metadata["steps"] == "2"
+
+
+def test_a_disk_that_is_full_for_a_while_ends_no_training(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(progress: Progress) -> None:
+        limit = 1_000 if progress.step in (2, 3) else before[0]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+
+    try:
+        settings = short(5, checkpoint_every_s=0.0)
+        train(registry.get("music_detector"), load_corpus(folder), tmp_path, settings, CPU, fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == 2
+    assert all("checkpoint.pt: cannot be written (File too large); make room" in one for one in warned)
+    with (tmp_path / "losses.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "4", "5", "5"]
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["step"] == 5
+
+
+def test_a_disk_that_is_full_at_the_end_is_told_and_the_last_checkpoint_left(
+    folder: Path, begun: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(begun, tmp_path / "t")
+    held = (tmp_path / "t/checkpoint.pt").read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(
+            InputError, match=r"checkpoint.pt: cannot be written .*; make room; the same comm"
+        ):
+            train(registry.get("music_detector"), load_corpus(folder), tmp_path / "t", short(2), CPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "t/checkpoint.pt").read_bytes() == held
 
 
 def test_a_broken_checkpoint_is_named_with_what_to_go_on_from(
@@ -200,6 +252,9 @@ def test_a_new_training_can_begin_with_the_weights_of_another(folder: Path, tmp_
     assert all(torch.allclose(same[name], tensor, atol=1e-4) for name, tensor in weights.items())
     with pytest.raises(ModelError, match="not for separation"):
         train(registry.get("2dmmdensenet"), corpus, tmp_path / "third", short(1), CPU, start_from=str(first))
+    train(network, corpus, tmp_path / "second", short(2), CPU, start_from=str(first))
+    with pytest.raises(ModelError, match=r"did not begin with .*second.*; leave --start-from out .* or give"):
+        train(network, corpus, tmp_path / "second", short(3), CPU, start_from=str(second))
 
 
 def test_weights_tell_of_all_their_trainings_resumed_or_not(folder: Path, tmp_path: Path) -> None:
