@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bgm_pipeline.errors import ModelError
+from bgm_pipeline.folders import make_folder
 from bgm_pipeline.models import registry
 from bgm_pipeline.separation import choose_device
 from bgm_pipeline.settings import Settings
@@ -79,6 +80,17 @@ def model_of(settings: Settings) -> str:
     cores = settings.threads or os.cpu_count() or 1
     in_time = [name for name, merit in ranked.items() if merit.speed(cores) >= settings.speed]
     return in_time[0] if in_time else min(ranked, key=lambda name: ranked[name].cpu_s)
+
+
+def check() -> None:
+    """Looks whether networks can be entered into the table.
+
+    Raises:
+        InputError: it cannot be written.
+        ModelError: it is broken.
+    """
+    make_folder(_path().parent)
+    merits()
 
 
 def record(measured: Mapping[str, Merit]) -> Path:

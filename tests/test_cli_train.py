@@ -147,16 +147,19 @@ def test_a_corpus_without_other_sounds_is_measured_but_for_effects(
         "CONDITIONS",
         {name: conditions.CONDITIONS[name] for name in ("8 kHz", conditions.EFFECTS)},
     )
-    monkeypatch.setenv("BGM_MODEL", "passthrough")
     monkeypatch.setenv("BGM_THREADS", "1")
     least = ("--minutes", 0.5, "--programmes", 1, "--mixtures", 1, "--conditions", 1, "--device", "cpu")
+    what = ("--corpus", tmp_path / "house", "--model", "house/own=passthrough")
     for only in ("separation", "detection"):
-        done = bgm("evaluate", "--corpus", tmp_path / "house", "-o", tmp_path / "r", "--only", only, *least)
+        done = bgm("evaluate", *what, "-o", tmp_path / "r", "--only", only, *least)
         assert done.exit_code == 0, done.output
     separation = (tmp_path / "r/separation.md").read_text()
     assert "| 8 kHz |" in separation
     assert "no effects" in separation and conditions.EFFECTS not in separation
-    assert "| detector | speech, s/h | noise, s/h |\n" in (tmp_path / "r/passthrough.md").read_text()
+    detection = (tmp_path / "r/house_own.md").read_text()
+    assert "| detector | speech, s/h | noise, s/h |\n" in detection
+    assert "# house/own on the test split" in detection, "under the name that it was given"
+    assert f"Weights {registry.load('passthrough').sha256[:12]}, music detector" in detection
 
 
 def test_models_are_listed_whole_in_a_pipe() -> None:

@@ -191,8 +191,12 @@ class _MeasurementFile:
         self.path = folder / f"{system.label.replace('/', '_')}.csv"
         self.of = f"{system.sha256[:12]} {tests.identity()}"
         if system.model:
-            inexact = [name for name in ("bfloat16", "tf32") if getattr(how, name)]
-            self.of = " ".join([self.of, f"^{how.mask_exponent:g}", *inexact])
+            usual = SeparationSettings()
+            names = ("bfloat16", "tf32", "context_s", "silence_db")
+            other = [
+                f"{name}={value}" for name in names if (value := getattr(how, name)) != getattr(usual, name)
+            ]
+            self.of = " ".join([self.of, f"^{how.mask_exponent:g}", *other])
         self.rows = {(row.level_db, row.number, row.condition): row for row in self._read()}
         if not self.path.exists():
             with self.path.open("w", newline="") as file:

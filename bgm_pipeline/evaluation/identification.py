@@ -25,7 +25,9 @@ OTHERS_A_TRACK = 3
 
 _SHIFTS = 4
 _WINDOW_FRAMES = 2
-_MAX_FRAMES = 1 << 16
+_FRAME_BITS = 16
+"""Enough for tracks of 25 minutes. Later places would be counted from 0 again, hence more for longer ones."""
+
 
 Hashes = NDArray[np.int32]
 """``(hash, 2)``: frame and value."""
@@ -99,7 +101,8 @@ class Catalogue:
 
         self.frame_s = fingerprinter.frame_s
         self.names = list(tracks)
-        self.table = HashTable(maxtime=_MAX_FRAMES)
+        last_frame = max((int(hashes[:, 0].max()) for hashes in tracks.values() if len(hashes)), default=0)
+        self.table = HashTable(maxtime=1 << max(_FRAME_BITS, last_frame.bit_length()))
         for name, hashes in tracks.items():
             self.table.store(name, hashes.tolist())
         self.matcher = Matcher()

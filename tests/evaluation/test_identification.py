@@ -43,6 +43,16 @@ def test_an_excerpt_is_found_at_its_place(catalogue: Catalogue) -> None:
     assert answer.start_s == pytest.approx(7.3, abs=0.1)
 
 
+def test_a_place_is_found_an_hour_into_a_track() -> None:
+    fingerprinter, start_s = Fingerprinter(), 3600.0
+    hashes = fingerprinter.track(tune(2))
+    late = hashes + [round(start_s / fingerprinter.frame_s), 0]
+    found = Catalogue(fingerprinter, {"concert": late}).identify(
+        fingerprinter.query(tune(2)[: 12 * RATE]), "concert", start_s
+    )
+    assert found.outcome == "right"
+
+
 def test_another_track_or_another_place_is_wrong(catalogue: Catalogue) -> None:
     excerpt = tune(2)[: 12 * RATE]
     assert query(catalogue, excerpt, "tune1", 0).outcome == "wrong"

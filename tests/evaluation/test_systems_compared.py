@@ -122,6 +122,19 @@ def test_a_bench_that_was_stopped_goes_on_and_one_of_other_mixtures_begins_anew(
     assert measured == []
 
 
+def test_what_was_measured_with_other_context_is_measured_again(folder: Path, tmp_path: Path) -> None:
+    system = System("as it is", "passthrough")
+    told: list[str] = []
+    for context_s, times in ((0.8, 1), (0.4, 1), (0.8, 0)):
+        separation = SETTINGS.separation.model_copy(update={"context_s": context_s})
+        settings = SETTINGS.model_copy(update={"separation": separation})
+        Bench(TestSet(folder, "test", 1), tmp_path, settings).measure(
+            [system], lambda *what: told.append(what[0])
+        )
+        assert told.count("as it is") == times
+        told.clear()
+
+
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_a_condition_leaves_everything_in_its_place_and_at_its_level(folder: Path, condition: str) -> None:
     tests = TestSet(folder, "test", 1)
