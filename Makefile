@@ -27,8 +27,9 @@ demo: $(INSTALLED) ffmpeg
 	$(BIN)/bgm demo
 
 test: $(INSTALLED) ffmpeg systemd chromium
-	@# tests/conftest.py says which tests stay together; in order, so that the longest part begins early.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@# tests/conftest.py says which tests stay together; in order, so that the longest part begins early. Two
+	@# processes keep two cores busy: torch's own threads would wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
