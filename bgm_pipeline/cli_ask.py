@@ -221,16 +221,20 @@ def _whose(
     music: bool | None,
     episode: int | None,
 ) -> dict[str, Any]:
+    from bgm_pipeline.naming import find_zone
     from bgm_pipeline.query import parse_moment
+    from bgm_pipeline.settings import load_settings
 
+    zone = find_zone(load_settings().inbox.time_zone)
     return {
         "channel": channel,
         "title": title,
-        "since": parse_moment(since) if since else None,
-        "until": parse_moment(until) if until else None,
+        "since": parse_moment(since, zone) if since else None,
+        "until": parse_moment(until, zone) if until else None,
         "state": state,
         "music": music,
         "episode_id": episode,
+        "tz": zone,
     }
 
 

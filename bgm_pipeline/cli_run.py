@@ -50,6 +50,7 @@ def process(
     from bgm_pipeline import query
     from bgm_pipeline.errors import BgmError
     from bgm_pipeline.media.ffmpeg import shown
+    from bgm_pipeline.naming import find_zone
     from bgm_pipeline.pipeline import Networks, process_episode
     from bgm_pipeline.progress import programme_bar
     from bgm_pipeline.settings import load_settings
@@ -58,7 +59,7 @@ def process(
     from bgm_pipeline.types import Episode
 
     settings = load_settings(model=model, device=device, keep=keep)
-    on_air = query.parse_datetime(air_start) if air_start else None
+    on_air = query.parse_datetime(air_start, find_zone(settings.inbox.time_zone)) if air_start else None
     failed = False
     with open_store(settings) as store:
         networks = Networks(settings)
@@ -142,7 +143,9 @@ def models(
     time: Annotated[
         bool, typer.Option("--time", help="measure seconds of separation a segment here, too: slow")
     ] = False,
-    device: Annotated[str, typer.Option(help="to choose for and measure on: auto, cpu, cuda ...")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="to choose for and measure on: auto, cpu, cuda ...")
+    ] = None,
 ) -> None:
     """Lists the networks with their cost for a segment of 12 s, and what is known of their weights.
 

@@ -155,7 +155,7 @@ def _db(level_db: float) -> str:
 
 
 def _moment(moment: Any) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S}"
+    return str(moment.isoformat(" ", "seconds"))
 
 
 def _printable(text: Any) -> str:

@@ -39,7 +39,7 @@ class Morning:
         """One line."""
         music = format_timecode(s_to_ms(self.music_s)).partition(".")[0]
         counts = f"{self.done} done, {self.failed} failed, {self.running} running, {self.new} not begun"
-        return f"since {self.since:%Y-%m-%d %H:%M}: {counts}; {music} of music found"
+        return f"since {self.since.isoformat(' ', 'minutes')}: {counts}; {music} of music found"
 
     def to_text(self) -> str:
         """The summary, and two lines for each failure."""

@@ -88,7 +88,9 @@ class InboxSettings(BaseModel):
         " | {channel}_%Y-%m-%d_%H-%M-%S",
         description="how names are built, without suffix; the first that fits counts",
     )
-    time_zone: str = Field("", description="of the times in names and tables (Europe/Paris); else local")
+    time_zone: str = Field(
+        "", description="of days, of times without offset, of all that is shown (Europe/Paris); else local"
+    )
     settle_s: float = Field(60.0, ge=0, description="a file that changed no longer ago still grows")
     look_s: float = Field(2.0, ge=0, description="between two looks that must find a file the same")
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -105,6 +106,24 @@ def test_a_table_is_what_people_get(bgm: Bgm) -> None:
     assert result.stdout.startswith("episode 1, channel One, title Evening News, model net\n")
     assert "00:00:24.000  00:00:36.000  yes           99 %    +2.0 dB" in result.stdout
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(("zone", "offset"), [("Asia/Tokyo", "+09:00"), ("America/New_York", "-04:00")])
+def test_days_and_times_are_those_of_the_inbox_whatever_zone_the_machine_is_in(
+    bgm: Bgm, monkeypatch: pytest.MonkeyPatch, zone: str, offset: str
+) -> None:
+    """The news of 31 March, 20:15 in UTC, are on air on 1 April in Tokyo."""
+    monkeypatch.setenv("BGM_INBOX__TIME_ZONE", zone)
+    there = ON_AIR.astimezone(ZoneInfo(zone))
+    day, day_before = f"{there:%Y-%m-%d}", f"{there - timedelta(days=1):%Y-%m-%d}"
+    assert asked(bgm("episodes", "--until", day, "--format", "json")) == [(1, -1)]
+    assert asked(bgm("episodes", "--until", day_before, "--format", "json")) == []
+    in_it = f"{there + timedelta(seconds=13):%Y-%m-%d %H:%M:%S}"
+    found = asked(bgm("segments", "--since", in_it, "--until", day, "--format", "json"))
+    assert found == [(1, 12), (1, 24)]
+    assert f"{there:%Y-%m-%d %H:%M:%S}{offset}" in bgm("segments", "--episode", "1").stdout
+    (row,) = json.loads(bgm("episodes", "--episode", "1", "--format", "json").stdout)
+    assert row["air_start"] == there.isoformat()
 
 
 def test_a_long_table_is_cut_and_says_so(bgm: Bgm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Processing and separating from the command line."""
 
+import json
 import os
 import re
 import subprocess
@@ -49,13 +50,17 @@ def chord(tmp_path: Path) -> Path:
 
 
 def test_process_then_ask(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
-    done = bgm("process", chord, "--channel", "One", "--title", "Chord", "--air-start", "2026-03-31 20:15")
+    tokyo = {"BGM_INBOX__TIME_ZONE": "Asia/Tokyo"}
+    told = ("--channel", "One", "--title", "Chord", "--air-start", "2026-03-31 20:15")
+    done = bgm("process", chord, *told, **tokyo)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("episode 1: a chord.wav: ")
     assert "in 00:00:04.000" in done.stdout
     asked = bgm("segments", "--channel", "One", "--format", "csv")
     assert asked.returncode == 0, asked.stderr
     assert len(asked.stdout.splitlines()) == 2
+    (programme,) = json.loads(bgm("episodes", "--format", "json", **tokyo).stdout)
+    assert programme["air_start"] == "2026-03-31T20:15:00+09:00"
     again = bgm("process", chord)
     assert "known already" in again.stdout
 

@@ -92,6 +92,15 @@ def test_units_are_as_systemd_wants_them(tmp_path: Path) -> None:
         assert rated.returncode == 0, f"{unit.name} is open to more than it needs:\n{rated.stdout}"
 
 
+def test_the_timer_has_a_night_every_day_of_a_year() -> None:
+    """Also as summer time begins and ends."""
+    (calendar,) = re.findall(r"^OnCalendar=(.*)$", (DEPLOY / "bgm-nightly.timer").read_text(), re.MULTILINE)
+    options = ("--base-time=2026-01-01 00:00 UTC", "--iterations=365")
+    told = run("env", "TZ=Europe/Paris", "systemd-analyze", "calendar", *options, calendar).stdout
+    nights = re.findall(r"(?:elapse|Iter. #\d+): \w+ (\S+) ", told)
+    assert nights == [f"{date(2026, 1, 1) + timedelta(days=day)}" for day in range(365)]
+
+
 def test_whatever_writes_stems_waits_for_their_disk() -> None:
     writing = [text for text in (path.read_text() for path in UNITS) if "ReadWritePaths=-/srv/stems" in text]
     assert len(writing) == 2
@@ -162,21 +171,6 @@ def test_workers_share_what_they_have_to_share() -> None:
     assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/srv/inbox", "/var/lib/bgm"}
 
 
-def test_nothing_runs_as_root_or_can_become_it() -> None:
-    final = (DEPLOY / "Dockerfile").read_text().split("\nFROM ")[-3]
-    assert "\nUSER 10001:10001" in final
-    for path in MANIFESTS:
-        for manifest in documents(path):
-            if "template" in manifest.get("spec", {}):
-                pod = manifest["spec"]["template"]["spec"]
-                assert pod["securityContext"]["runAsNonRoot"] is True
-                assert pod["automountServiceAccountToken"] is False
-                for container in [*pod.get("initContainers", []), *pod["containers"]]:
-                    assert container["securityContext"]["allowPrivilegeEscalation"] is False
-                    assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    for name, service in documents(DEPLOY / "compose.yaml")[0]["services"].items():
-        if "postgres" not in service["image"]:
-            assert (service["cap_drop"], service["read_only"]) == (["ALL"], True), name
 def test_what_deploys_or_rescues_the_night_reads_the_settings_that_workers_read() -> None:
     """Schedules are registered by one, runs are counted by another, episodes are processed by the third."""
     services = documents(DEPLOY / "compose.yaml")[0]["services"]
@@ -209,6 +203,21 @@ def test_workers_see_to_as_many_episodes_at_once_as_the_setting_says(tmp_path: P
         assert told[told.index("--limit") + 1] == limit
 
 
+def test_nothing_runs_as_root_or_can_become_it() -> None:
+    final = (DEPLOY / "Dockerfile").read_text().split("\nFROM ")[-3]
+    assert "\nUSER 10001:10001" in final
+    for path in MANIFESTS:
+        for manifest in documents(path):
+            if "template" in manifest.get("spec", {}):
+                pod = manifest["spec"]["template"]["spec"]
+                assert pod["securityContext"]["runAsNonRoot"] is True
+                assert pod["automountServiceAccountToken"] is False
+                for container in [*pod.get("initContainers", []), *pod["containers"]]:
+                    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+                    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    for name, service in documents(DEPLOY / "compose.yaml")[0]["services"].items():
+        if "postgres" not in service["image"]:
+            assert (service["cap_drop"], service["read_only"]) == (["ALL"], True), name
 
 
 def commands() -> Iterator[list[str]]:

@@ -111,9 +111,9 @@ def test_a_table_shows_timecodes_percent_and_db(filled: Store) -> None:
     assert lines[0] == 'episode 1, channel One, "HD", title [b]Nüws[/b]\\n2, model net'
     cells = [line.split() for line in lines if ":" in line]
     assert cells == [
-        ["2026-03-31", "20:15:00", "00:00:00.000", "00:00:12.000", "yes", "80", "%", "-3.2", "dB", "-"],
-        ["2026-03-31", "20:15:12", "00:00:12.000", "00:00:24.000", "-", "2", "%", "-"],
-        ["2026-03-31", "20:15:24", "00:00:24.000", "00:00:36.000", "yes", "99", "%", "+2.0", "dB", "-"],
+        ["2026-03-31", "20:15:00+00:00", "00:00:00.000", "00:00:12.000", "yes", "80", "%", "-3.2", "dB", "-"],
+        ["2026-03-31", "20:15:12+00:00", "00:00:12.000", "00:00:24.000", "-", "2", "%", "-"],
+        ["2026-03-31", "20:15:24+00:00", "00:00:24.000", "00:00:36.000", "yes", "99", "%", "+2.0", "dB", "-"],
     ]
     assert lines[-1] == "3 rows"
 
@@ -122,7 +122,7 @@ def test_a_table_of_episodes_says_what_became_of_them(filled: Store) -> None:
     filled.fail_run(filled.start_run(3, identity("3.ts")), "/inbox/3.ts: no audio stream")
     lines = as_text(query.episodes(filled, tz=UTC), "table").splitlines()
     (first,) = (line for line in lines if "Nüws" in line)
-    assert first.split()[-8:] == ["20:15:00", "00:00:36", "00:00:24", "67", "%", "done", "net", "1.ts"]
+    assert first.split()[-8:] == ["20:15:00+00:00", "00:00:36", "00:00:24", "67", "%", "done", "net", "1.ts"]
     (third,) = (line for line in lines if "3.ts" in line)
     assert third.split() == ["3", "failed", "/inbox/3.ts:", "no", "audio", "stream", "3.ts"]
 

@@ -96,10 +96,11 @@ def timeline_of(store: Store, episode_id: int, settings: Settings) -> Timeline:
 
     from bgm_pipeline import query  # noqa: PLC0415
     from bgm_pipeline.media.ffmpeg import shown  # noqa: PLC0415
+    from bgm_pipeline.naming import find_zone  # noqa: PLC0415
     from bgm_pipeline.store.orm import RunRow  # noqa: PLC0415
     from bgm_pipeline.store.span import stem_span  # noqa: PLC0415
 
-    known = query.episodes(store, episode_id=episode_id)
+    known = query.episodes(store, episode_id=episode_id, tz=find_zone(settings.inbox.time_zone))
     if known.empty or known["run_id"].isna().all():
         raise InputError(f"episode {episode_id} has no finished run; bgm episodes shows what there is")
     episode = known.iloc[0]
@@ -112,7 +113,8 @@ def timeline_of(store: Store, episode_id: int, settings: Settings) -> Timeline:
     duration_ms, duration_samples = run.duration_ms, ms_to_samples(run.duration_ms)
     selection = AudioSelection(tuple(run.selection["streams"]), run.selection["reason"])
     path = Path(episode["path"])
-    on_air = "" if isna(episode["air_start"]) else f"{episode['air_start']:%Y-%m-%d %H:%M}"
+    air_start = episode["air_start"]
+    on_air = "" if isna(air_start) else air_start.isoformat(" ", "minutes")
     title = (shown(episode["channel"]), shown(episode["title"] or path.name), on_air)
     return Timeline(
         title=" · ".join(part for part in title if part),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from bgm_pipeline import cli_demo
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.evaluation.timeline import Caption, Cell, Span, Timeline, draw, envelope, timeline_of
-from bgm_pipeline.settings import Settings
+from bgm_pipeline.settings import InboxSettings, Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
 from bgm_pipeline.types import (
@@ -42,7 +43,8 @@ def columns_of(picture: Path, colour: tuple[int, int, int]) -> NDArray[np.int64]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", database_url="", stem_store="")
+    tokyo = InboxSettings(time_zone="Asia/Tokyo")
+    return Settings(data_dir=tmp_path / "data", database_url="", stem_store="", inbox=tokyo)
 
 
 @pytest.fixture
@@ -70,7 +72,8 @@ def source(tmp_path: Path, programme: Samples) -> Path:
 @pytest.fixture
 def episode_id(store: Store, source: Path, programme: Samples) -> int:
     """A run of that file: music at half the programme's level in its first segment."""
-    number = store.register_episode(Episode(source, "One", "News"), "a" * 64, source.stat().st_size)
+    episode = Episode(source, "One", "News", datetime(2026, 3, 31, 20, 15, tzinfo=UTC))
+    number = store.register_episode(episode, "a" * 64, source.stat().st_size)
     run_id = store.start_run(number, RunIdentity("a" * 64, "net", "b" * 64, "c" * 64, "1"))
     writer = store.stems.begin(number, run_id)
     stem = writer.write(0, programme[: 12 * RATE] / 2)
@@ -97,7 +100,7 @@ def episode_id(store: Store, source: Path, programme: Samples) -> int:
 
 def test_an_episode_is_read_back_as_it_was_stored(store: Store, settings: Settings, episode_id: int) -> None:
     read = timeline_of(store, episode_id, settings)
-    assert read.title == "One · News"
+    assert read.title == "One · News · 2026-04-01 05:15+09:00"
     assert read.duration_s == 30
     assert list(read.events) == [Span(1, 11, -6.0), Span(25, 26, None)]
     assert list(read.gaps) == [Span(14, 16)]
