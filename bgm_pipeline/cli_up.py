@@ -86,16 +86,18 @@ def status(
     import json
     from datetime import datetime, timedelta
 
+    from bgm_pipeline.naming import find_zone
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.store.session import open_store
     from flows.server import use_server
 
     settings = load_settings()
+    now = datetime.now(find_zone(settings.inbox.time_zone))
     url = use_server(settings)
     from flows.operate import status as status_of
 
     with open_store(settings) as store:
-        found = status_of(store, url, datetime.now().astimezone() - timedelta(hours=hours))
+        found = status_of(store, url, now - timedelta(hours=hours))
     typer.echo(json.dumps(found.to_record(), indent=1) if format == "json" else found.to_text())
     if not found.is_well:
         raise typer.Exit(1)
@@ -113,6 +115,7 @@ def rerun(
 
     from bgm_pipeline import query
     from bgm_pipeline.errors import InputError
+    from bgm_pipeline.naming import find_zone
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.store.session import open_store
     from flows.server import use_server
@@ -128,11 +131,9 @@ def rerun(
     with open_store(settings) as store:
         numbers = episodes or []
         if not episodes:
-            day = query.parse_moment(since) if since else None
-            if day is None or isinstance(day, datetime):
-                moment = day
-            else:
-                moment = datetime.combine(day, time(), query.local_zone())
+            zone = find_zone(settings.inbox.time_zone)
+            day = query.parse_moment(since, zone) if since else None
+            moment = day if day is None or isinstance(day, datetime) else datetime.combine(day, time(), zone)
             numbers = query.episodes(store, state="failed", tried_since=moment)["episode_id"].tolist()
         _tell(run_again(store, settings, url, numbers))
 
@@ -148,6 +149,7 @@ def reprocess(
     """Makes results anew with this model and these settings (BGM_...), beside those that are there."""
     from bgm_pipeline import query
     from bgm_pipeline.errors import InputError
+    from bgm_pipeline.naming import find_zone
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.store.session import open_store
     from flows.server import use_server
@@ -161,11 +163,13 @@ def reprocess(
     with open_store(settings) as store:
         numbers = episodes or []
         if not episodes:
+            zone = find_zone(settings.inbox.time_zone)
             frame = query.episodes(
                 store,
                 channel=channel,
-                since=query.parse_moment(since) if since else None,
-                until=query.parse_moment(until) if until else None,
+                since=query.parse_moment(since, zone) if since else None,
+                until=query.parse_moment(until, zone) if until else None,
+                tz=zone,
             )
             numbers = frame["episode_id"].tolist()
         _tell(make_anew(store, settings, url, numbers))

@@ -21,6 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Scheduled
 
 from bgm_pipeline.morning import morning_of
+from bgm_pipeline.naming import find_zone
 from bgm_pipeline.settings import load_settings
 from bgm_pipeline.store.check import check_store, remove_leftovers
 from bgm_pipeline.store.session import open_store
@@ -69,7 +70,8 @@ def retention_flow() -> State[None]:
 def report_flow(hours: float = 24) -> State[None]:
     """Reports what became of the episodes of the last hours; fails if one of them did, so that it is seen."""
     with open_store(load_settings()) as store:
-        morning = morning_of(store, datetime.now().astimezone() - timedelta(hours=hours))
+        since = datetime.now(find_zone(load_settings().inbox.time_zone)) - timedelta(hours=hours)
+        morning = morning_of(store, since)
     text = morning.to_text()
     create_markdown_artifact(as_markdown(text), key="morning", description=morning.summary)
     return Failed(message=text) if morning.failed else Completed(message=text)

@@ -63,3 +63,10 @@ def test_a_file_that_is_gone_is_a_failed_run_with_a_link(inbox: Path, store: Sto
     assert "no such file" in row["reason"]
     assert str(state.state_details.flow_run_id) in row["flow_run_url"]
     assert row["run_id"] == 1, "its results are still shown"
+
+
+def test_the_report_tells_times_in_the_zone_of_the_inbox(
+    store: Store, config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BGM_INBOX__TIME_ZONE", "Asia/Tokyo")
+    assert "+09:00: 0 done" in str(report_flow(hours=0, return_state=True).message)
