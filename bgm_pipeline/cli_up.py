@@ -126,6 +126,7 @@ def rerun(
         )
     settings = load_settings()
     url = use_server(settings)
+    from flows.operate import failed_episodes
     from flows.operate import rerun as run_again
 
     with open_store(settings) as store:
@@ -134,7 +135,7 @@ def rerun(
             zone = find_zone(settings.inbox.time_zone)
             day = query.parse_moment(since, zone) if since else None
             moment = day if day is None or isinstance(day, datetime) else datetime.combine(day, time(), zone)
-            numbers = query.episodes(store, state="failed", tried_since=moment)["episode_id"].tolist()
+            numbers = failed_episodes(store, url, moment)
         _tell(run_again(store, settings, url, numbers))
 
 

@@ -27,6 +27,7 @@ from bgm_pipeline.store.check import check_store, remove_leftovers
 from bgm_pipeline.store.session import open_store
 from flows import names
 from flows.episode import as_markdown
+from flows.flow_runs import see_failures
 from flows.notify import post_summary
 
 TAKEN_UP = "begun again, since its process died"
@@ -71,6 +72,8 @@ def report_flow(hours: float = 24) -> State[None]:
     """Reports what became of the episodes of the last hours; fails if one of them did, so that it is seen."""
     with open_store(load_settings()) as store:
         since = datetime.now(find_zone(load_settings().inbox.time_zone)) - timedelta(hours=hours)
+        with get_client(sync_client=True) as client:
+            see_failures(client, store, since)
         morning = morning_of(store, since)
     text = morning.to_text()
     create_markdown_artifact(as_markdown(text), key="morning", description=morning.summary)

@@ -19,7 +19,7 @@ from bgm_pipeline.errors import BgmError, InputError, StoreError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.nightly import NightReport, done_row
-from bgm_pipeline.pipeline import Networks, Processed, process_episode
+from bgm_pipeline.pipeline import Networks, Processed, process_episode, run_identity
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.repository import EpisodeBusyError
 from bgm_pipeline.store.session import open_store
@@ -100,7 +100,7 @@ def report(path: str, done: dict[str, Any]) -> str:
     with open_store(load_settings()) as store:
         episode_id = done["episode_id"]
         if query.episodes(store, episode_id=episode_id)["run_id"].count() == 0:
-            raise InputError(f"{shown(path)}: its results are gone from the store; start a new flow run")
+            raise InputError(f"{shown(path)}: its results are gone from the store; press Retry")
         events = query.events(store, episode_id=episode_id)
         row = done_row(FoundFile(Path(path).name, Episode(Path(path))), Processed(**done), store)
     columns = ["start_timecode", "end_timecode", "music_probability", "music_to_speech_db"]
@@ -129,12 +129,18 @@ def process_episode_flow(
     """
     try:
         changes = changes or {}
-        made = made_with(path, load_settings(**changes))
-        done = process(path, channel, title, air_start, list(audio_streams), changes, made)
-        return report(path, done)
+        settings = load_settings(**changes)
+        streams = list(audio_streams)
+        given = (path, channel, title, air_start, streams, changes, made_with(path, settings))
+        state = process(*given, return_state=True)
+        if state.name == "Cached" and not has_results(state.result(), settings, streams):
+            state = process.with_options(refresh_cache=True)(*given, return_state=True)
+        return report(path, state.result())
     except EpisodeBusyError as error:
-        # It lives, since it kept its lease through all retries: the episode's outcome is told there.
-        return Completed(message=f"left to another process: {error}")
+        if error.is_same:
+            # It lives, since it kept its lease through all retries: the episode's outcome is told there.
+            return Completed(message=f"left to another process: {error}")
+        return Failed(message=f"{error}; it makes other results than these, so then press Retry")
     except BgmError as error:
         return Failed(message=str(error))
 
@@ -146,6 +152,19 @@ def _networks(settings_json: str) -> Networks:
 
 def load_networks(settings: Settings) -> Networks:
     """The networks of the settings, loaded once in a process."""
+def has_results(done: dict[str, Any], settings: Settings, audio_streams: list[int]) -> bool:
+    """Whether the store still has what `process` made once, with every stem.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    episode_id, networks = done["episode_id"], load_networks(settings)
+    with open_store(settings) as store:
+        found = query.episodes(store, episode_id=episode_id)["source_sha256"]
+        identities = [run_identity(sha256, networks, settings, audio_streams) for sha256 in found]
+        return any(store.find_done_run(episode_id, identity) is not None for identity in identities)
+
+
     return _networks(settings.model_dump_json())
 
 

@@ -23,6 +23,7 @@ from bgm_pipeline.store.repository import EpisodeBusyError, Store
 from bgm_pipeline.store.session import open_store
 from flows import names
 from flows.episode import RETRIES, as_markdown, is_of_the_moment, load_networks, made_with, process
+from flows.flow_runs import ASKED_FOR, retry
 from flows.notify import post_summary
 
 DEPLOYMENT = f"{names.PROCESS_EPISODE}/{names.PROCESS_EPISODE}"
@@ -71,11 +72,15 @@ def start(
     settings: Settings,
     deployment: str = DEPLOYMENT,
     changes: dict[str, Any] | None = None,
+    again: bool = False,
 ) -> NightRow:
     """Registers an episode and gives it a flow run; only one for these bytes, networks and settings.
 
+    That one runs again if it is Completed though its results are not there, any more.
+
     Args:
         settings: what results are asked for with.
+        again: let it run again however it ended.
         changes: those of them that differ from the workers' own.
     """
     path = found.episode.path
@@ -98,10 +103,13 @@ def start(
         ),
     )
     state = flow_run.state
-    if state is None or not state.is_final():
-        return NightRow(found.file, "started", f"flow run {flow_run.name}", episode_id)
-    what = f"its flow run {flow_run.name} is {state.name}: {state.message or 'without a reason'}"
-    return NightRow(found.file, "failed", f"{what}; see to it and press Retry there", episode_id)
+    if state is not None and state.is_final():
+        if not (again or state.is_completed()):
+            what = f"its flow run {flow_run.name} is {state.name}: {state.message or 'without a reason'}"
+            return NightRow(found.file, "failed", f"{what}; see to it and press Retry there", episode_id)
+        with get_client(sync_client=True) as client:
+            retry(client, flow_run, ASKED_FOR if again else "its results are gone")
+    return NightRow(found.file, "started", f"flow run {flow_run.name}", episode_id)
 
 
 def process_here(found: FoundFile, store: Store, settings: Settings) -> NightRow:

@@ -15,15 +15,10 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas import OrchestrationResult
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
-from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypes
-from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
-from prefect.client.schemas.responses import SetStateStatus
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Scheduled
 
-from bgm_pipeline.errors import StoreError
+from bgm_pipeline import query
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.morning import Morning, morning_of
@@ -32,12 +27,7 @@ from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.attempts import Attempt, newest_attempts
 from bgm_pipeline.store.repository import Store
 from flows import names
-
-ASKED_FOR = "asked for with bgm rerun"
-
-
-class ServerError(StoreError):
-    """The Prefect server cannot be reached, or does not know what is asked of it."""
+from flows.flow_runs import ServerError, flow_runs_of_episodes, retry, see_failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +80,8 @@ def status(store: Store, api_url: str, since: datetime) -> Status:
         )
         if workers.status_code == httpx.codes.NOT_FOUND:
             raise ServerError(f"{api_url}: knows no work pool {names.POOL}; run: bgm deploy")
-        runs = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[names.PROCESS_EPISODE])),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateTypes(any_=unended))),
-        )
-    queue = Counter(str(run.state_name) for run in runs)
+        queue = Counter(str(run.state_name) for run in flow_runs_of_episodes(client, unended))
+        see_failures(client, store, since)
     return Status(
         api_url,
         {worker["name"]: worker["status"] for worker in workers.json()},
@@ -103,8 +90,19 @@ def status(store: Store, api_url: str, since: datetime) -> Status:
     )
 
 
+def failed_episodes(store: Store, api_url: str, since: datetime | None = None) -> list[int]:
+    """Numbers of the episodes whose newest run failed, and began since a moment if one is named.
+
+    Raises:
+        ServerError: the server cannot be reached.
+    """
+    with server_of(api_url) as client:
+        see_failures(client, store, since)
+    return [int(number) for number in query.episodes(store, state="failed", tried_since=since)["episode_id"]]
+
+
 def rerun(store: Store, settings: Settings, api_url: str, episode_ids: Sequence[int]) -> Iterator[NightRow]:
-    """Lets the flow runs of episodes run again, as Retry in the UI does; what has no flow run gets a new one.
+    """Lets the flow runs of episodes run again, as Retry in the UI does; what has none gets one.
 
     Raises:
         InputError: there is no such episode.
@@ -143,24 +141,16 @@ def reprocess(
             yield _start(attempt, store, settings, changes)
 
 
-def retry(client: SyncPrefectClient, flow_run: FlowRun) -> None:
-    """What Retry in the UI does.
-
-    Raises:
-        ServerError: the server refuses.
-    """
-    again = Scheduled(State[None], name="AwaitingRetry", message=ASKED_FOR)
-    answer: OrchestrationResult[None] = client.set_flow_run_state(flow_run.id, again)
-    if answer.status != SetStateStatus.ACCEPT:
-        raise ServerError(f"flow run {flow_run.name}: the server does not let it run again: {answer.details}")
-
-
 def _start(attempt: Attempt, store: Store, settings: Settings, changes: dict[str, Any]) -> NightRow:
     from flows.episode import load_networks  # noqa: PLC0415 - brings torch, which most have no need of
     from flows.nightly import start  # noqa: PLC0415
 
     found = FoundFile(attempt.episode.path.name, attempt.episode, attempt.audio_streams)
-    return guarded(found, lambda: start(found, store, load_networks(settings), settings, changes=changes))
+
+    def begin() -> NightRow:
+        return start(found, store, load_networks(settings), settings, changes=changes, again=True)
+
+    return guarded(found, begin)
 
 
 def _flow_run_of(client: SyncPrefectClient, attempt: Attempt) -> FlowRun | None:

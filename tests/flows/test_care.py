@@ -6,8 +6,10 @@ import pytest
 from nights import record
 
 from bgm_pipeline import query
+from bgm_pipeline.media.probe import sha256_of
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
+from bgm_pipeline.types import Episode
 from flows.care import report_flow, retention_flow, store_check_flow
 from flows.episode import process_episode_flow
 
@@ -43,13 +45,19 @@ def test_an_episode_that_takes_too_long_has_failed_and_says_so(
     inbox: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BGM_NIGHT__EPISODE_TIMEOUT_S", "0.05")
-    state = process_episode_flow(str(record(inbox / "a.wav", 600)), return_state=True)
+    path = record(inbox / "a.wav", 600)
+    store.register_episode(Episode(path), sha256_of(path), path.stat().st_size)
+    state = process_episode_flow(str(path), return_state=True)
     assert state.is_failed()
     assert state.message == (
         f"{inbox / 'a.wav'}: not done after 0.05 s; see what holds it up, "
         "or raise BGM_NIGHT__EPISODE_TIMEOUT_S"
     )
-    assert "1 failed" not in str(report_flow(hours=0, return_state=True).message)
+    report = report_flow(hours=1, return_state=True)
+    assert report.is_failed()
+    assert "0 done, 1 failed, 0 running, 0 not begun" in str(report.message)
+    assert str(state.message) in str(report.message)
+    assert "0 failed" in str(report_flow(hours=0, return_state=True).message)
 
 
 def test_a_file_that_is_gone_is_a_failed_run_with_a_link(inbox: Path, store: Store) -> None:

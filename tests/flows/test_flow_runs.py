@@ -25,11 +25,13 @@ from prefect.states import Scheduled
 
 from bgm_pipeline import query
 from bgm_pipeline.errors import StoreError
+from bgm_pipeline.media.probe import sha256_of
 from bgm_pipeline.nightly import run_nightly
 from bgm_pipeline.pipeline import run_identity
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
+from bgm_pipeline.types import Episode
 from flows import episode, nightly
 from flows.episode import load_networks, process_episode_flow
 from flows.nightly import nightly_flow
@@ -230,18 +232,24 @@ def test_deployed_every_file_has_a_flow_run_of_its_own_that_can_be_retried(
     assert query.episodes(store, title="bad")["state"].tolist() == ["done"]
 
 
-def test_an_episode_that_another_process_keeps_is_left_to_it(
+def test_an_episode_that_another_process_keeps_is_left_to_it_if_that_makes_the_same(
     inbox: Path, store: Store, config: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = record(inbox / "a.wav")
-    process_episode_flow(str(path))
-    (held,) = query.episodes(store).to_dict("records")
-    other = run_identity("0" * 64, load_networks(config), config)
-    store.start_run(held["episode_id"], other)
+    sha256 = sha256_of(path)
+    episode_id = store.register_episode(Episode(path), sha256, path.stat().st_size)
+    run_id = store.start_run(episode_id, run_identity(sha256, load_networks(config), config))
     monkeypatch.setattr(episode, "process", episode.process.with_options(retries=0))
-    state = process_episode_flow(str(path), changes={"detection": {"onset": 0.8}}, return_state=True)
+    state = process_episode_flow(str(path), return_state=True)
     assert state.is_completed()
-    assert f"episode {held['episode_id']} is being processed" in str(state.message)
+    assert f"episode {episode_id} is being processed" in str(state.message)
+    changes = {"detection": {"onset": 0.8}}
+    state = process_episode_flow(str(path), changes=changes, return_state=True)
+    assert state.is_failed()
+    assert f"episode {episode_id} is being processed" in str(state.message)
+    assert "press Retry" in str(state.message)
+    store.fail_run(run_id, "ended")
+    assert process_episode_flow(str(path), changes=changes, return_state=True).is_completed()
 
 
 def test_a_database_that_is_gone_for_a_moment_does_not_cost_the_rest_of_the_night(
