@@ -15,6 +15,9 @@ WORKER_ENDED = "its worker ended"
 NO_SIGN_OF_LIFE_S = 5 * names.HEARTBEAT_S
 """So long a flow run may be silent; longer than the automation's patience, which comes first."""
 
+NEVER_BEGAN_S = 600
+"""So long may a worker that took a flow run not begin it; twice the automation's patience."""
+
 _AT_WORK = ("PENDING", "RUNNING", "CANCELLING")
 _PAGE = 200
 
@@ -51,7 +54,7 @@ class Api:
         return {worker["name"] for worker in workers if worker["status"] == "ONLINE"}
 
     def bury_runs_of(self, worker: str) -> bool:
-        """Call all flow runs Crashed that a worker which is gone was at work on; False where that failed."""
+        """Bury all flow runs that a worker which is gone was at work on; False where that failed."""
         try:
             for run in self._flow_runs(*_AT_WORK):
                 if run["labels"].get("prefect.worker.name") == worker:
@@ -61,7 +64,7 @@ class Api:
         return True
 
     def bury_silent_runs(self) -> None:
-        """Call flow runs Crashed that have given no sign of life for long.
+        """Bury flow runs that have given no sign of life for long, or that never began.
 
         Raises:
             httpx.HTTPError: the server does not answer.
@@ -75,6 +78,8 @@ class Api:
             }
             if not self._ask("/events/filter", {"filter": sign, "limit": 1})["events"]:
                 self._bury(run, f"no sign of life for {NO_SIGN_OF_LIFE_S} s")
+        for run in self._flow_runs("PENDING", before=datetime.now(UTC) - timedelta(seconds=NEVER_BEGAN_S)):
+            self._bury(run, f"a worker took it, but it did not begin within {NEVER_BEGAN_S} s")
 
     def has_crashed_runs(self, age_s: float) -> bool:
         """Whether a flow run is Crashed, and has been for so long.
@@ -97,7 +102,9 @@ class Api:
                 yield run
 
     def _bury(self, run: dict[str, Any], why: str) -> None:
-        state = {"state": {"type": "CRASHED", "message": why}, "force": True}
+        """Call a flow run Crashed, so that it is begun again; or Cancelled, where that was asked for."""
+        kind = "CANCELLED" if run["state_type"] == "CANCELLING" else "CRASHED"
+        state = {"state": {"type": kind, "message": why}, "force": True}
         self._ask(f"/flow_runs/{run['id']}/set_state", state)
 
     def _ask(self, path: str, body: dict[str, Any]) -> Any:

@@ -16,9 +16,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
+from prefect.client.schemas.objects import TERMINAL_STATES, State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Completed, Failed, Scheduled
+from prefect.states import Cancelled, Completed, Failed, Scheduled
 
 from bgm_pipeline.morning import morning_of
 from bgm_pipeline.naming import find_zone
@@ -90,8 +90,8 @@ def take_up_flow(flow_run: str) -> State[None]:
 def take_up(client: SyncPrefectClient, flow_run_id: UUID) -> str:
     """Schedules a crashed flow run anew, unless its process died too often since somebody last wanted it.
 
-    Then it has failed, and says so. What it had finished is not done again. A run that is not Crashed, any
-    more, is left alone.
+    Then it has failed, and says so. What it had finished is not done again. One that was being cancelled when
+    its process died is Cancelled. A run that is not Crashed, any more, is left alone.
 
     Returns:
         What was done, in one line.
@@ -102,7 +102,13 @@ def take_up(client: SyncPrefectClient, flow_run_id: UUID) -> str:
         return f"flow run {flow_run_id} is gone"
     if flow_run.state_type != StateType.CRASHED:
         return f"flow run {flow_run.name} is {flow_run.state_name}: nothing to do"
-    deaths = _count_deaths(client, flow_run)
+    states = sorted(client.read_flow_run_states(flow_run_id), key=lambda state: state.timestamp)
+    if _was_being_cancelled(states):
+        client.set_flow_run_state(
+            flow_run_id, Cancelled(message="its process died while it was being cancelled"), force=True
+        )
+        return f"flow run {flow_run.name} is cancelled"
+    deaths = _count_deaths(states)
     take_ups = load_settings().night.take_ups
     if deaths > take_ups:
         reason = f"its process died {deaths} times; see the worker's log and this machine's memory"
@@ -125,10 +131,16 @@ def take_up_all(client: SyncPrefectClient) -> list[str]:
     return [take_up(client, run.id) for run in runs if run.deployment_id]
 
 
-def _count_deaths(client: SyncPrefectClient, flow_run: FlowRun) -> int:
+def _was_being_cancelled(states: list[State]) -> bool:
+    """Whether the last thing before its death was that somebody cancelled it."""
+    earlier = [state for state in states if state.type != StateType.CRASHED]
+    return bool(earlier) and earlier[-1].type == StateType.CANCELLING
+
+
+def _count_deaths(states: list[State]) -> int:
     """How often its process died since it was created, or since somebody pressed Retry."""
     deaths = 0
-    for state in sorted(client.read_flow_run_states(flow_run.id), key=lambda state: state.timestamp):
+    for state in states:
         if state.type == StateType.CRASHED:
             deaths += 1
         elif state.type == StateType.SCHEDULED and state.message != TAKEN_UP:

@@ -121,7 +121,7 @@ def automations(take_up_id: UUID) -> tuple[AutomationCore, ...]:
     The first calls a run Crashed when it has given no sign of life for three heartbeats, the second when it
     was handed to a worker and never began; the third has a crashed run begun again.
     """
-    ended = _events("Completed", "Failed", "Crashed", "Cancelled", "AwaitingRetry", "Scheduled")
+    ended = _events("Completed", "Failed", "Crashed", "Cancelling", "Cancelled", "AwaitingRetry", "Scheduled")
     alive = _events("heartbeat", "Running")
     common: dict[str, Any] = {
         "match": {"prefect.resource.id": "prefect.flow-run.*"},

@@ -1,6 +1,7 @@
 """What a Prefect server is told: the deployments, as code and as YAML, and the automations."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import yaml
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Crashed, Scheduled
+from prefect.states import Cancelling, Crashed, Pending, Running, Scheduled
 
 from bgm_pipeline.settings import NightSettings, Settings
-from flows import names
+from flows import api, names
 from flows.care import TAKEN_UP, take_up
 from flows.deployments import JOB_VARIABLES, NO_SIGN_OF_LIFE_S, deployments, register
 
@@ -106,5 +107,32 @@ def test_a_crashed_run_is_begun_again_some_times_and_then_fails_with_its_reason(
     client.set_flow_run_state(run_id, Scheduled(message="Retry in the UI"), force=True)
     crash()
     assert take_up(client, run_id).endswith("begins again in 10 s")
+    for state in (Running(), Cancelling()):
+        client.set_flow_run_state(run_id, state, force=True)
+    crash()
+    assert take_up(client, run_id).endswith("is cancelled")
+    assert client.read_flow_run(run_id).state_name == "Cancelled"
     client.delete_flow_run(run_id)
     assert "is gone" in take_up(client, UUID(str(run_id)))
+
+
+def test_what_no_automation_saw_is_crashed_or_cancelled_but_a_slow_worker_gets_its_time(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = (Pending(), Running(), Cancelling())
+    runs = [client.create_flow_run(nothing, state=state).id for state in states]
+
+    def names_of_states() -> list[str | None]:
+        return [client.read_flow_run(run).state_name for run in runs]
+
+    with closing(api.Api(str(client.api_url), None)) as server:
+        server.bury_silent_runs()
+        assert names_of_states() == ["Pending", "Running", "Cancelling"]
+        monkeypatch.setattr(api, "NO_SIGN_OF_LIFE_S", 0)
+        server.bury_silent_runs()
+        assert names_of_states() == ["Pending", "Crashed", "Cancelled"]
+        monkeypatch.setattr(api, "NEVER_BEGAN_S", 0)
+        server.bury_silent_runs()
+    assert names_of_states() == ["Crashed", "Crashed", "Cancelled"]
+    for run in runs:
+        client.delete_flow_run(run)
