@@ -5,6 +5,7 @@ Nothing slow is imported here: the commands' help needs the names of the formats
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import re
@@ -35,11 +36,15 @@ def format_of(form: Format | None, out: Path | None) -> Format:
 def write(frame: DataFrame, form: Format, out: Path | None = None) -> None:
     """Write an answer to a file, or to standard output.
 
+    A file of CSV begins with a byte order mark; what goes to other programs through a pipe does not.
+
     Raises:
         InputError: the file cannot be written, or the format is not for a terminal.
     """
     if out is not None:
-        write_file(render(frame, form), out)
+        # Without the mark Excel takes UTF-8 for the code page of its country.
+        mark = codecs.BOM_UTF8 if form == "csv" else b""
+        write_file(mark + render(frame, form), out)
     elif form == "parquet" and sys.stdout.isatty():
         raise InputError("parquet is not for a terminal; name a file: -o FILE.parquet")
     elif form == "table":

@@ -96,6 +96,20 @@ def test_csv_is_read_back_as_it_was(filled: Store) -> None:
     assert [row["has_music"] for row in found] == ["True", "False", "True", "True"]
 
 
+def test_a_csv_file_is_marked_as_utf_8_for_spreadsheets_and_a_pipe_is_not(
+    filled: Store, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = tmp_path / "segments.csv"
+    found = query.segments(filled, tz=UTC)
+    exports.write(found, "csv", path)
+    assert path.read_bytes().startswith("\ufeffepisode_id,".encode())
+    assert list(pd.read_csv(path).columns) == list(query.SEGMENT_COLUMNS)
+    exports.write(found, "csv")
+    assert path.read_bytes().decode("utf-8-sig").encode() == capfdbinary.readouterr().out
+    exports.write(found, "json", path)
+    assert len(json.loads(path.read_bytes())) == 4
+
+
 def test_parquet_is_read_back_with_its_types(filled: Store, tmp_path: Path) -> None:
     path = tmp_path / "segments.parquet"
     asked = query.segments(filled, tz=UTC)
