@@ -11,9 +11,10 @@ from typing import Any, Literal
 from rich.cells import cell_len
 
 from bgm_pipeline import query
-from bgm_pipeline.errors import BgmError
+from bgm_pipeline.errors import BgmError, MediaError
 from bgm_pipeline.inbox import FoundFile, scan_inbox
 from bgm_pipeline.media.ffmpeg import shown
+from bgm_pipeline.media.probe import check_readable
 from bgm_pipeline.pipeline import Networks, Processed, Progress, process_episode, run_identity
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
@@ -37,7 +38,7 @@ class NightRow:
     """Why it failed, or was not taken; one line."""
     episode_id: int | None = None
     run_id: int | None = None
-    """The run that has the results."""
+    """The run that queries show."""
     music_s: float | None = None
     duration_s: float | None = None
     seconds: float | None = None
@@ -131,7 +132,8 @@ def plan_night(
 ) -> NightPlan:
     """What there is to do in an inbox; nothing is done yet.
 
-    A file that lies where an earlier run found it, unchanged since, is not read again.
+    A file that lies where an earlier run found it, unchanged since, is not read again. What failed and is
+    unchanged, or cannot be read, comes last, so that under a limit it takes no new file's turn.
 
     Raises:
         InputError: there is no such folder, or a setting cannot be used.
@@ -141,16 +143,20 @@ def plan_night(
     rows = [NightRow(file, "waiting", reason) for file, reason in scanned.waiting]
     earlier = _episodes_by_path(store)
     due: list[FoundFile] = []
+    due_last: list[FoundFile] = []
     for found in scanned.ready:
         episodes = earlier[str(found.episode.path.absolute())]
         known = _find_known(found, episodes, store, networks, settings)
         if known is not None:
             rows.append(known)
-        elif limit is None or len(due) < limit:
-            due.append(found)
+        elif _seems_to_fail(found, episodes):
+            due_last.append(found)
         else:
-            rows.append(NightRow(found.file, "waiting", "over the limit; the next night takes it"))
-    return NightPlan(tuple(due), tuple(rows), scanned.errors, scanned.notes)
+            due.append(found)
+    due += due_last
+    over = [] if limit is None else due[limit:]
+    rows += [NightRow(found.file, "waiting", "over the limit; the next night takes it") for found in over]
+    return NightPlan(tuple(due[:limit]), tuple(rows), scanned.errors, scanned.notes)
 
 
 def process_found(
@@ -195,18 +201,19 @@ def done_row(found: FoundFile, done: Processed, store: Store) -> NightRow:
         StoreError: the database cannot be read.
     """
     (episode,) = query.episodes(store, episode_id=done.episode_id).to_dict("records")
-    return _row(found, "new" if done.is_new else "known", episode, done.run_id)
+    return _row(found, "new" if done.is_new else "known", episode)
 
 
-def _row(found: FoundFile, outcome: Outcome, episode: dict[Any, Any], run_id: int) -> NightRow:
+def _row(found: FoundFile, outcome: Outcome, episode: dict[Any, Any]) -> NightRow:
     music_s, duration_s = (round(float(episode[name]), 3) for name in ("music_s", "duration_s"))
-    return NightRow(found.file, outcome, "", int(episode["episode_id"]), run_id, music_s, duration_s)
+    episode_id, run_id = int(episode["episode_id"]), int(episode["run_id"])
+    return NightRow(found.file, outcome, "", episode_id, run_id, music_s, duration_s)
 
 
 def _episodes_by_path(store: Store) -> defaultdict[str, list[dict[Any, Any]]]:
     by_path = defaultdict(list)
     frame = query.episodes(store)
-    for episode in frame[frame["run_id"].notna()].to_dict("records"):
+    for episode in frame[frame["started_at"].notna()].to_dict("records"):
         by_path[episode["path"]].append(episode)
     return by_path
 
@@ -219,19 +226,33 @@ def _find_known(
     settings: Settings,
 ) -> NightRow | None:
     """The row of a file whose results are there, as far as that can be said without reading the file."""
-    try:
-        status = found.episode.path.stat()
-    except OSError:
-        return None
-    changed_at = max(status.st_mtime, status.st_ctime)
     for episode in episodes:
-        if episode["size_bytes"] != status.st_size or changed_at > episode["started_at"].timestamp():
+        if not _is_unchanged(found, episode):
             continue
         identity = run_identity(episode["source_sha256"], networks, settings, found.audio_streams)
         run_id = store.find_done_run(episode["episode_id"], identity)
         if run_id is not None and run_id == episode["run_id"] and not _tells_more(found, episode):
-            return _row(found, "known", episode, run_id)
+            return _row(found, "known", episode)
     return None
+
+
+def _seems_to_fail(found: FoundFile, episodes: Iterable[dict[Any, Any]]) -> bool:
+    """Whether a file cannot be read, or is as it was when its newest run failed."""
+    try:
+        check_readable(found.episode.path)
+    except MediaError:
+        return True
+    return any(one["state"] == "failed" and _is_unchanged(found, one) for one in episodes)
+
+
+def _is_unchanged(found: FoundFile, episode: dict[Any, Any]) -> bool:
+    """Whether a file looks as it did when the episode's newest run began."""
+    try:
+        status = found.episode.path.stat()
+    except OSError:
+        return False
+    changed_at = max(status.st_mtime, status.st_ctime)
+    return episode["size_bytes"] == status.st_size and changed_at <= episode["started_at"].timestamp()
 
 
 def _tells_more(found: FoundFile, episode: dict[Any, Any]) -> bool:

@@ -208,6 +208,21 @@ def test_other_settings_are_another_run(
     assert not plan_night(inbox, store, networks, config).due
 
 
+def test_broken_files_take_no_new_ones_turn(
+    inbox: Path, store: Store, networks: Networks, config: Settings
+) -> None:
+    for day in (1, 2, 3):
+        (inbox / f"K_2026-01-0{day}_20-15-00_bad.wav").write_text(f"no sound {day}")
+    (inbox / "K_2026-01-04_20-15-00_empty.wav").touch()
+    run_nightly(inbox, store, networks, config)
+    mended = record(inbox / "K_2026-01-03_20-15-00_bad.wav", seed=1)
+    new = record(inbox / "K_2026-03-31_20-15-00_new.wav", seed=2)
+    for path in (mended, new):
+        assert outcomes(run_nightly(inbox, store, networks, config, limit=1))[path.name] == "new"
+    counts = Counter(outcomes(run_nightly(inbox, store, networks, config, limit=1)).values())
+    assert counts == {"known": 2, "failed": 1, "waiting": 2}
+
+
 def test_a_stem_store_that_is_not_mounted_stops_the_night_and_costs_nothing(
     inbox: Path, store: Store, config: Settings, networks: Networks, night: Callable[[], NightReport]
 ) -> None:
