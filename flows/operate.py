@@ -6,7 +6,7 @@ Call `flows.server.use_server` before this is imported.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,6 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from bgm_pipeline import query
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
+from bgm_pipeline.media.probe import probe, select_audio
 from bgm_pipeline.morning import Morning, morning_of
 from bgm_pipeline.nightly import NightRow, guarded
 from bgm_pipeline.settings import Settings
@@ -148,7 +149,11 @@ def _start(attempt: Attempt, store: Store, settings: Settings, changes: dict[str
     found = FoundFile(attempt.episode.path.name, attempt.episode, attempt.audio_streams)
 
     def begin() -> NightRow:
-        return start(found, store, load_networks(settings), settings, changes=changes, again=True)
+        chosen = found
+        if attempt.join_tracks:
+            streams = select_audio(probe(attempt.episode.path), join=True).streams
+            chosen = replace(found, audio_streams=streams)
+        return start(chosen, store, load_networks(settings), settings, changes=changes, again=True)
 
     return guarded(found, begin)
 

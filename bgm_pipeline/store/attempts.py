@@ -22,7 +22,9 @@ class Attempt:
     state: str
     """Of the run: running, done or failed; new where there was none."""
     audio_streams: tuple[int, ...]
-    """That were asked for; empty for the default rule."""
+    """That were asked for, or joined; empty for the default rule."""
+    join_tracks: bool
+    """Whether all mono tracks were to be joined, and the run came not far enough to say which they are."""
     flow_run_url: str | None
 
 
@@ -50,8 +52,9 @@ def newest_attempts(store: Store, episode_ids: Sequence[int]) -> list[Attempt]:
 def _attempt(episode: EpisodeRow, run: RunRow | None) -> Attempt:
     described = Episode(Path(episode.path), episode.channel, episode.title, episode.air_start)
     if run is None:
-        return Attempt(episode.id, described, "new", (), None)
+        return Attempt(episode.id, described, "new", (), False, None)
     streams: list[int] = run.settings.get("audio_streams", [])
-    if run.settings.get("join_tracks") and run.selection:
-        streams = run.selection["streams"]
-    return Attempt(episode.id, described, run.state, tuple(streams), run.flow_run_url)
+    join_tracks: bool = run.settings.get("join_tracks", False)
+    if join_tracks and run.selection:
+        streams, join_tracks = run.selection["streams"], False
+    return Attempt(episode.id, described, run.state, tuple(streams), join_tracks, run.flow_run_url)
