@@ -160,6 +160,7 @@ def process_episode(
     audio_streams: Sequence[int] = (),
     join_tracks: bool = False,
     force: bool = False,
+    is_news: bool = True,
     flow_run_url: str | None = None,
     progress: Progress = lambda stage, done_s, total_s: None,
 ) -> Processed:
@@ -172,6 +173,7 @@ def process_episode(
         audio_streams: indexes of the streams to use; empty for the default rule of `select_audio`.
         join_tracks: join all mono tracks instead.
         force: make the results anew, even if they are there.
+        is_news: False where what `episode` tells may be older than what is known, and only fills gaps.
         flow_run_url: a link to the flow run that this belongs to, kept with the run.
 
     Raises:
@@ -194,7 +196,7 @@ def process_episode(
         store.fail_unread(path, identity_of, str(error), flow_run_url)
         raise
     identity = identity_of(source_sha256)
-    episode_id = store.register_episode(episode, source_sha256, size_bytes)
+    episode_id = store.register_episode(episode, source_sha256, size_bytes, is_news=is_news)
     if not force and (done := reuse_run(store, episode_id, identity)) is not None:
         return Processed(episode_id, done, is_new=False)
     run_id = store.start_run(episode_id, identity, flow_run_url)

@@ -66,8 +66,13 @@ def process(
     audio_streams: list[int],
     changes: dict[str, Any],
     made_with: str,
+    is_news: bool = False,
 ) -> dict[str, Any]:
-    """What `process_episode` gave; `made_with` keeps results of another file, network or setting apart."""
+    """What `process_episode` gave; `made_with` keeps results of another file, network or setting apart.
+
+    A flow run may begin, or be retried, long after it was told of the episode: what is known by then counts
+    before what it was told, but for `is_news`.
+    """
     settings = load_settings(**changes)
     on_air = datetime.fromisoformat(air_start) if air_start else None
     progress = ProgressArtifact(shown(Path(path).name))
@@ -83,6 +88,7 @@ def process(
             load_networks(settings),
             settings,
             audio_streams=audio_streams,
+            is_news=is_news,
             flow_run_url=runtime.flow_run.ui_url,
             progress=progress,
         )
@@ -145,13 +151,6 @@ def process_episode_flow(
         return Failed(message=str(error))
 
 
-@lru_cache(maxsize=1)
-def _networks(settings_json: str) -> Networks:
-    return Networks(Settings.model_validate_json(settings_json))
-
-
-def load_networks(settings: Settings) -> Networks:
-    """The networks of the settings, loaded once in a process."""
 def has_results(done: dict[str, Any], settings: Settings, audio_streams: list[int]) -> bool:
     """Whether the store still has what `process` made once, with every stem.
 
@@ -165,6 +164,13 @@ def has_results(done: dict[str, Any], settings: Settings, audio_streams: list[in
         return any(store.find_done_run(episode_id, identity) is not None for identity in identities)
 
 
+@lru_cache(maxsize=1)
+def _networks(settings_json: str) -> Networks:
+    return Networks(Settings.model_validate_json(settings_json))
+
+
+def load_networks(settings: Settings) -> Networks:
+    """The networks of the settings, loaded once in a process."""
     return _networks(settings.model_dump_json())
 
 

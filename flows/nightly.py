@@ -116,7 +116,7 @@ def process_here(found: FoundFile, store: Store, settings: Settings) -> NightRow
     """Processes a file in this process, as a task of this flow run."""
     parameters = parameters_of(found)
     done = process.with_options(retry_condition_fn=_may_be_tried_again)(
-        **parameters, made_with=made_with(parameters["path"], settings)
+        **parameters, made_with=made_with(parameters["path"], settings), is_news=True
     )
     return done_row(found, Processed(**done), store)
 

@@ -84,11 +84,16 @@ class Store:
             yield session
 
     @outlasting_restarts
-    def register_episode(self, episode: Episode, source_sha256: str, size_bytes: int) -> int:
+    def register_episode(
+        self, episode: Episode, source_sha256: str, size_bytes: int, *, is_news: bool = True
+    ) -> int:
         """The number of an episode, which is new if no file with these bytes was seen before.
 
         A file that has moved gets its new path; what is told of channel, title and air time replaces
         what was known, what is left empty does not.
+
+        Args:
+            is_news: False where what is told may be older than what is known, and only fills gaps.
         """
         told = {
             "channel": plain_text(episode.channel),
@@ -103,6 +108,10 @@ class Store:
                 new = {"channel": "", "title": "", "registered_at": Clock(), **values}
                 with suppress(IntegrityError), session.begin_nested():
                     session.execute(insert(EpisodeRow).values(source_sha256=source_sha256, **new))
+            if not is_news:
+                columns = [getattr(EpisodeRow, name) for name in told]
+                known = session.execute(select(*columns).where(same_bytes).with_for_update()).one()._mapping
+                values = {name: value for name, value in values.items() if not known.get(name)}
             episode_id = session.execute(
                 update(EpisodeRow).where(same_bytes).values(values).returning(EpisodeRow.id)
             ).scalar_one()

@@ -8,8 +8,10 @@ import pytest
 from nights import record
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.flow_engine import load_flow_and_flow_run, run_flow
+from prefect.states import Scheduled
 from sqlalchemy import select
 
+from bgm_pipeline import query
 from bgm_pipeline.errors import StoreError
 from bgm_pipeline.pipeline import process_episode
 from bgm_pipeline.settings import Settings
@@ -18,6 +20,7 @@ from bgm_pipeline.store.repository import Store
 from bgm_pipeline.types import Episode
 from flows.deployments import register
 from flows.episode import load_networks
+from flows.nightly import nightly_flow
 from flows.operate import rerun
 
 
@@ -30,6 +33,10 @@ def client(config: Settings) -> Iterator[SyncPrefectClient]:
         yield opened
 
 
+def night() -> str:
+    return str(nightly_flow(return_state=True).message)
+
+
 def work(client: SyncPrefectClient) -> None:
     """What a worker's children do with the flow runs that wait, in this process."""
     waiting = [run for run in client.read_flow_runs() if run.deployment_id and run.state_type == "SCHEDULED"]
@@ -38,6 +45,33 @@ def work(client: SyncPrefectClient) -> None:
         flow_run, flow = load_flow_and_flow_run(run.id)
         run_flow(flow, flow_run=flow_run, return_type="state")
         assert client.read_flow_run(run.id).state_name == "Completed"
+
+
+def test_a_flow_run_that_is_late_or_retried_takes_no_newer_title_away(
+    inbox: Path, store: Store, config: Settings, client: SyncPrefectClient
+) -> None:
+    register(config)
+    path = record(inbox / "a.wav")
+    assert night() == "1 started"
+    (inbox / "inbox.csv").write_text("file,title,air_start\na.wav,Late show,2026-03-31 20:15\n")
+    assert night() == "1 started"
+    work(client)
+    (run,) = (run for run in client.read_flow_runs() if run.deployment_id)
+    assert run.parameters["title"] == "a"
+    path.touch()
+    client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
+    work(client)
+    (episode,) = query.episodes(store).to_dict("records")
+    assert (episode["state"], episode["title"]) == ("done", "Late show")
+    assert episode["air_start"].timestamp() == 1774980900
+
+
+def test_without_a_deployment_a_table_that_comes_later_is_heard(inbox: Path, store: Store) -> None:
+    record(inbox / "a.wav")
+    assert night().startswith("1 new")
+    (inbox / "inbox.csv").write_text("file,title\na.wav,Late show\n")
+    assert night() == "1 known"
+    assert query.episodes(store)["title"].tolist() == ["Late show"]
 
 
 def test_tracks_that_were_to_be_joined_are_joined_when_it_runs_again(

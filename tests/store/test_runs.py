@@ -49,6 +49,17 @@ def test_same_bytes_are_the_same_episode_wherever_they_lie(store: Store) -> None
     assert (row["channel"], row["title"], row["air_start"]) == ("One", "Evening News", ON_AIR)
 
 
+def test_what_may_be_older_than_what_is_known_only_fills_gaps(store: Store) -> None:
+    episode_id = add_episode(store, "a.ts", title="Evening News")
+    old = Episode(Path("/inbox/a.ts"), "One", "a", ON_AIR)
+    for again in (old, Episode(Path("/inbox/a.ts"), "Two", "b", ON_AIR + timedelta(hours=1))):
+        assert store.register_episode(again, sha256("a.ts"), 1_000, is_news=False) == episode_id
+    row = query.episodes(store, episode_id=episode_id, tz=UTC).iloc[0]
+    assert (row["channel"], row["title"], row["air_start"]) == ("One", "Evening News", ON_AIR)
+    new = store.register_episode(old, sha256("b.ts"), 1_000, is_news=False)
+    assert query.episodes(store, episode_id=new)["title"].item() == "a"
+
+
 def test_a_moment_comes_back_as_it_was_whatever_its_zone(store: Store) -> None:
     tokyo = datetime.fromisoformat("2026-03-31T05:15:00.250+09:00")
     episode_id = add_episode(store, "a.ts", air_start=tokyo)
