@@ -105,6 +105,7 @@ def run_nightly(
 ) -> NightReport:
     """Process every file of an inbox that is whole and has no results yet, one after the other.
 
+    A file that has results of these networks and settings keeps what is shown of it, even if it is of others.
     A file that fails stops no other, and is tried again the next night. A night that is broken off goes on
     where it was when it is run again; two at once share the files.
 
@@ -171,7 +172,7 @@ def process_found(
     def work() -> NightRow:
         streams = found.audio_streams
         done = process_episode(
-            found.episode, store, networks, settings, audio_streams=streams, progress=progress
+            found.episode, store, networks, settings, audio_streams=streams, show=False, progress=progress
         )
         return done_row(found, done, store)
 
@@ -231,7 +232,7 @@ def _find_known(
             continue
         identity = run_identity(episode["source_sha256"], networks, settings, found.audio_streams)
         run_id = store.find_done_run(episode["episode_id"], identity)
-        if run_id is not None and run_id == episode["run_id"] and not _tells_more(found, episode):
+        if run_id is not None and not _tells_more(found, episode):
             return _row(found, "known", episode)
     return None
 

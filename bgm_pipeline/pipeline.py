@@ -145,10 +145,12 @@ def run_identity(
     )
 
 
-def reuse_run(store: Store, episode_id: int, identity: RunIdentity) -> int | None:
-    """The run that has these results already; from now on queries show it."""
+def reuse_run(store: Store, episode_id: int, identity: RunIdentity, show: bool = True) -> int | None:
+    """The run that has these results already; with `show` queries show it from now on."""
     run_id = store.find_done_run(episode_id, identity)
-    return run_id if run_id is not None and store.make_current(episode_id, run_id) else None
+    if run_id is None or not show:
+        return run_id
+    return run_id if store.make_current(episode_id, run_id) else None
 
 
 def process_episode(
@@ -160,6 +162,7 @@ def process_episode(
     audio_streams: Sequence[int] = (),
     join_tracks: bool = False,
     force: bool = False,
+    show: bool = True,
     is_news: bool = True,
     flow_run_url: str | None = None,
     progress: Progress = lambda stage, done_s, total_s: None,
@@ -173,6 +176,7 @@ def process_episode(
         audio_streams: indexes of the streams to use; empty for the default rule of `select_audio`.
         join_tracks: join all mono tracks instead.
         force: make the results anew, even if they are there.
+        show: let queries show these results again, where they are there but others took their place.
         is_news: False where what `episode` tells may be older than what is known, and only fills gaps.
         flow_run_url: a link to the flow run that this belongs to, kept with the run.
 
@@ -197,12 +201,12 @@ def process_episode(
         raise
     identity = identity_of(source_sha256)
     episode_id = store.register_episode(episode, source_sha256, size_bytes, is_news=is_news)
-    if not force and (done := reuse_run(store, episode_id, identity)) is not None:
+    if not force and (done := reuse_run(store, episode_id, identity, show)) is not None:
         return Processed(episode_id, done, is_new=False)
     run_id = store.start_run(episode_id, identity, flow_run_url)
     try:
         # An equal run of another process may have ended while this one waited to start.
-        if not force and (done := reuse_run(store, episode_id, identity)) is not None:
+        if not force and (done := reuse_run(store, episode_id, identity, show)) is not None:
             store.withdraw_run(run_id)
             return Processed(episode_id, done, is_new=False)
         writer = store.begin_stems(run_id)

@@ -88,6 +88,7 @@ def process(
             load_networks(settings),
             settings,
             audio_streams=audio_streams,
+            show=bool(changes),
             is_news=is_news,
             flow_run_url=runtime.flow_run.ui_url,
             progress=progress,

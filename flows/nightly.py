@@ -80,15 +80,16 @@ def start(
 
     Args:
         settings: what results are asked for with.
+        changes: those of them that differ from the workers' own; results that are there are shown then, even
+            if others took their place.
         again: let it run again however it ended.
-        changes: those of them that differ from the workers' own.
     """
     path = found.episode.path
     size_bytes = check_readable(path)
     source_sha256 = sha256_of(path)
     identity = run_identity(source_sha256, networks, settings, found.audio_streams)
     episode_id = store.register_episode(found.episode, source_sha256, size_bytes)
-    if (run_id := reuse_run(store, episode_id, identity)) is not None:
+    if (run_id := reuse_run(store, episode_id, identity, show=bool(changes))) is not None:
         return done_row(found, Processed(episode_id, run_id, is_new=False), store)
     key = (source_sha256, identity.model_sha256, identity.settings_sha256, identity.code_version)
     flow_run = cast(

@@ -25,7 +25,7 @@ from bgm_pipeline.errors import BgmError, InputError, StoreError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.nightly import NightReport, NightRow, plan_night, process_found, run_nightly
 from bgm_pipeline.pipeline import Networks, process_episode
-from bgm_pipeline.settings import Settings
+from bgm_pipeline.settings import DetectionSettings, Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
 from bgm_pipeline.types import Episode, RunIdentity
@@ -189,10 +189,10 @@ def test_a_growing_file_waits_and_is_taken_the_next_time(
     assert outcomes(run_nightly(inbox, store, networks, settings))["a.wav"] == "new"
 
 
-def test_other_settings_are_another_run(
+def test_other_settings_are_another_run_and_earlier_ones_are_known(
     inbox: Path, store: Store, networks: Networks, config: Settings, night: Callable[[], NightReport]
 ) -> None:
-    record(inbox / "a.wav")
+    path = record(inbox / "a.wav")
     (first,) = night().rows
     config.detection.min_duration_on_s = 2.0
     (second,) = night().rows
@@ -200,12 +200,34 @@ def test_other_settings_are_another_run(
     assert second.run_id != first.run_id
     config.detection.min_duration_on_s = 0.5
     before = runs_of(store)
-    assert [found.file for found in plan_night(inbox, store, networks, config).due] == ["a.wav"]
-    assert runs_of(store) == before, "a plan changes nothing"
-    (third,) = night().rows
-    assert (third.outcome, third.run_id) == ("known", first.run_id)
-    assert query.episodes(store)["run_id"].tolist() == [first.run_id]
     assert not plan_night(inbox, store, networks, config).due
+    assert outcomes(night()) == {"a.wav": "known"}
+    assert runs_of(store) == before, "what was asked for last stays shown"
+    os.utime(path)
+    (third,) = night().rows
+    assert (third.outcome, third.run_id) == ("known", second.run_id), "it was read, and left as it was"
+    (inbox / "a.csv").write_text("title\nNews\n")
+    assert outcomes(night()) == {"a.wav": "known"}
+    assert query.episodes(store)["title"].tolist() == ["News"]
+    assert query.episodes(store)["run_id"].tolist() == [second.run_id]
+
+
+def test_retention_leaves_what_a_night_would_make_anew(
+    inbox: Path, store: Store, networks: Networks, config: Settings, night: Callable[[], NightReport]
+) -> None:
+    """An operator has made results with other settings, which are to stay."""
+    path = record(inbox / "a.wav", seed=1)
+    (first,) = night().rows
+    other = config.model_copy(update={"detection": DetectionSettings(min_duration_on_s=2.0)})
+    shown = process_episode(Episode(path), store, networks, other)
+    between = datetime.now(UTC)
+    record(inbox / "b.wav", seed=2)
+    assert outcomes(night()) == {"a.wav": "known", "b.wav": "new"}
+    assert store.drop_old_runs(between) == []
+    assert set(outcomes(night()).values()) == {"known"}
+    assert query.episodes(store, title="a")["run_id"].tolist() == [shown.run_id]
+    assert store.drop_old_runs(datetime.now(UTC)) == [first.run_id], "by then no night had these settings"
+    assert files(store) == keys(store)
 
 
 def test_broken_files_take_no_new_ones_turn(

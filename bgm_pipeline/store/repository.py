@@ -16,9 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from bgm_pipeline.errors import StoreError
 from bgm_pipeline.store import lease
@@ -26,6 +26,7 @@ from bgm_pipeline.store.connection import explained, outlasting_restarts
 from bgm_pipeline.store.functions import Clock
 from bgm_pipeline.store.lease import Heartbeat, runs_in_progress
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, StemRow
+from bgm_pipeline.store.retention import is_old
 from bgm_pipeline.store.rows import event_rows, new_run, plain_text, run_values, segment_rows, stem_rows
 from bgm_pipeline.store.stems import StemStore, StemWriter
 from bgm_pipeline.types import Episode, RunIdentity, RunResult
@@ -319,7 +320,7 @@ class Store:
     def drop_old_runs(self, before: datetime) -> list[int]:
         """Remove what other runs took the place of, with its stems; the runs that are left are shown as ever.
 
-        That are good runs that are not current, and failed ones that are not the newest of their episode.
+        `retention.is_old` tells which.
 
         Args:
             before: runs that ended later stay.
@@ -327,24 +328,14 @@ class Store:
         Returns:
             The numbers of the runs that are gone.
         """
-        later = aliased(RunRow)
-        is_newest = (
-            ~select(later.id).where(later.episode_id == RunRow.episode_id, later.id > RunRow.id).exists()
-        )
-        is_old = and_(
-            RunRow.finished_at < before,
-            or_(
-                and_(RunRow.state == "done", ~RunRow.is_current),
-                and_(RunRow.state == "failed", ~is_newest),
-            ),
-        )
         with self.reading() as connection:
-            episodes = connection.scalars(select(RunRow.episode_id).where(is_old).distinct()).all()
+            episodes = connection.scalars(select(RunRow.episode_id).where(is_old(before)).distinct()).all()
         dropped: list[int] = []
         for episode_id in episodes:
             with self.writing() as session:
                 session.execute(select(EpisodeRow.id).where(EpisodeRow.id == episode_id).with_for_update())
-                old = session.scalars(select(RunRow.id).where(RunRow.episode_id == episode_id, is_old)).all()
+                is_of_episode = RunRow.episode_id == episode_id
+                old = session.scalars(select(RunRow.id).where(is_of_episode, is_old(before))).all()
                 session.execute(delete(RunRow).where(RunRow.id.in_(old)))
             dropped += old
             self._sweep(episode_id)

@@ -14,14 +14,14 @@ from sqlalchemy import select
 from bgm_pipeline import query
 from bgm_pipeline.errors import StoreError
 from bgm_pipeline.pipeline import process_episode
-from bgm_pipeline.settings import Settings
+from bgm_pipeline.settings import DetectionSettings, Settings
 from bgm_pipeline.store.orm import RunRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.types import Episode
 from flows.deployments import register
 from flows.episode import load_networks
 from flows.nightly import nightly_flow
-from flows.operate import rerun
+from flows.operate import reprocess, rerun
 
 
 @pytest.fixture
@@ -45,6 +45,26 @@ def work(client: SyncPrefectClient) -> None:
         flow_run, flow = load_flow_and_flow_run(run.id)
         run_flow(flow, flow_run=flow_run, return_type="state")
         assert client.read_flow_run(run.id).state_name == "Completed"
+
+
+def test_what_was_asked_for_last_stays_shown(
+    inbox: Path, store: Store, config: Settings, client: SyncPrefectClient
+) -> None:
+    register(config)
+    path = record(inbox / "a.wav")
+    assert night() == "1 started"
+    work(client)
+    other = config.model_copy(update={"detection": DetectionSettings(onset=0.75)})
+    url = str(client.api_url)
+    assert [row.outcome for row in reprocess(store, other, url, [1])] == ["started"]
+    work(client)
+    assert query.episodes(store)["run_id"].tolist() == [2]
+    assert night() == "1 known"
+    path.touch()
+    assert night() == "1 known"
+    assert query.episodes(store)["run_id"].tolist() == [2]
+    assert [row.outcome for row in reprocess(store, config, url, [1])] == ["known"]
+    assert query.episodes(store)["run_id"].tolist() == [1]
 
 
 def test_a_flow_run_that_is_late_or_retried_takes_no_newer_title_away(

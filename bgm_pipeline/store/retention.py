@@ -1,0 +1,38 @@
+"""Which runs nobody has a use for any more."""
+
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy.orm import aliased
+
+from bgm_pipeline.store.orm import RunRow
+
+
+def is_old(before: datetime) -> ColumnElement[bool]:
+    """Good runs that are not current, and failed ones that are not the newest of their episode.
+
+    A night leaves a file alone that has a run with its networks and settings, and would make that run anew.
+    So good runs stay while their networks and settings are in use: a run with them began since `before`.
+
+    Args:
+        before: runs that ended later are not old.
+    """
+    later, other = aliased(RunRow), aliased(RunRow)
+    is_newest = ~select(later.id).where(later.episode_id == RunRow.episode_id, later.id > RunRow.id).exists()
+    is_in_use = (
+        select(other.id)
+        .where(
+            other.started_at >= before,
+            other.model_sha256 == RunRow.model_sha256,
+            other.settings_sha256 == RunRow.settings_sha256,
+            other.code_version == RunRow.code_version,
+        )
+        .exists()
+    )
+    return and_(
+        RunRow.finished_at < before,
+        or_(
+            and_(RunRow.state == "done", ~RunRow.is_current, ~is_in_use),
+            and_(RunRow.state == "failed", ~is_newest),
+        ),
+    )
