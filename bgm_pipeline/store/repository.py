@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from bgm_pipeline.errors import StoreError
-from bgm_pipeline.store import lease
+from bgm_pipeline.store import changes, lease
 from bgm_pipeline.store.connection import explained, outlasting_restarts
 from bgm_pipeline.store.functions import Clock
 from bgm_pipeline.store.lease import Heartbeat, runs_in_progress
@@ -131,7 +131,7 @@ class Store:
         with self.reading() as connection:
             run = connection.execute(
                 select(RunRow.id, RunRow.stem_count).where(
-                    RunRow.episode_id == episode_id, RunRow.state == "done", *_same(identity)
+                    RunRow.episode_id == episode_id, RunRow.state == "done", *changes.has_identity(identity)
                 )
             ).one_or_none()
             if run is None:
@@ -185,7 +185,7 @@ class Store:
                 )
             )
             if is_current is False:
-                _make_current(session, run_id, episode_id)
+                changes.make_current(session, run_id, episode_id)
         return is_current is not None
 
     @outlasting_restarts
@@ -224,9 +224,9 @@ class Store:
                 raise EpisodeBusyError(
                     f"episode {episode_id} is being processed (run {earlier.id}, {earlier.owner}, since "
                     f"{earlier.started_at:%Y-%m-%d %H:%M} UTC); wait for it, or end that process",
-                    is_same=_identity(earlier) == identity,
+                    is_same=changes.identity_of_run(earlier) == identity,
                 )
-            _fail(earlier, INTERRUPTED)
+            changes.fail(earlier, INTERRUPTED)
         session.flush()
 
     def confirm_run(self, run_id: int) -> None:
@@ -262,10 +262,10 @@ class Store:
                 delete(RunRow).where(
                     RunRow.episode_id == run.episode_id,
                     RunRow.state == "done",
-                    *_same(run),
+                    *changes.has_identity(run),
                 )
             )
-            _make_current(session, run_id, run.episode_id)
+            changes.make_current(session, run_id, run.episode_id)
             segments, events = segment_rows(run_id, result), event_rows(run_id, result)
             for table, rows in (
                 (SegmentRow, segments),
@@ -275,11 +275,11 @@ class Store:
                 if rows:
                     session.execute(insert(table), rows)
             run.state = "done"
-            _set_finished(run)
+            changes.set_finished(run)
             for column, value in run_values(result, segments, events).items():
                 setattr(run, column, value)
             session.flush()
-            _drop_replaced(session, run.episode_id)
+            changes.drop_replaced(session, run.episode_id)
 
     def fail_run(self, run_id: int, reason: str) -> None:
         """End a run that came to nothing, and remove its files; earlier results stay as they are."""
@@ -294,7 +294,7 @@ class Store:
             run = self._locked(session, run_id)
             if run is None or run.state != "running":
                 raise _not_in_progress(run_id)
-            _fail(run, reason)
+            changes.fail(run, reason)
 
     @outlasting_restarts
     def fail_unread(
@@ -314,7 +314,7 @@ class Store:
             ).one_or_none()
             if episode is not None:
                 run = new_run(episode.id, identity_of(episode.source_sha256), flow_run_url)
-                _fail(run, plain_text(reason))
+                changes.fail(run, plain_text(reason))
                 session.add(run)
 
     def drop_old_runs(self, before: datetime) -> list[int]:
@@ -363,7 +363,7 @@ class Store:
         with self.writing() as session:
             for run, is_live in runs_in_progress(session, self.stems.namespace):
                 if not is_live:
-                    _fail(run, INTERRUPTED)
+                    changes.fail(run, INTERRUPTED)
 
     @staticmethod
     def _locked(session: Session, run_id: int) -> RunRow | None:
@@ -412,47 +412,3 @@ class Store:
 
 def _not_in_progress(run_id: int) -> StoreError:
     return StoreError(f"run {run_id} is not in progress; another process took its episode over, or ended it")
-
-
-def _identity(run: RunRow) -> RunIdentity:
-    return RunIdentity(
-        run.source_sha256, run.model, run.model_sha256, run.settings_sha256, run.code_version, run.settings
-    )
-
-
-def _same(identity: RunIdentity | RunRow) -> tuple[Any, ...]:
-    return (
-        RunRow.source_sha256 == identity.source_sha256,
-        RunRow.model == identity.model,
-        RunRow.model_sha256 == identity.model_sha256,
-        RunRow.settings_sha256 == identity.settings_sha256,
-        RunRow.code_version == identity.code_version,
-    )
-
-
-def _make_current(session: Session, run_id: int, episode_id: int) -> None:
-    of_episode = RunRow.episode_id == episode_id
-    session.execute(update(RunRow).where(of_episode, RunRow.is_current).values(is_current=False))
-    session.execute(update(RunRow).where(of_episode, RunRow.id == run_id).values(is_current=True))
-
-
-def _drop_replaced(session: Session, episode_id: int) -> None:
-    path = select(EpisodeRow.path).where(EpisodeRow.id == episode_id).scalar_subquery()
-    is_of_use = (
-        select(RunRow.id)
-        .where(RunRow.episode_id == EpisodeRow.id, RunRow.state.in_(("done", "running")))
-        .exists()
-    )
-    session.execute(
-        delete(EpisodeRow).where(EpisodeRow.path == path, EpisodeRow.id != episode_id, ~is_of_use)
-    )
-
-
-def _fail(run: RunRow, reason: str) -> None:
-    run.state = "failed"
-    run.reason = reason
-    _set_finished(run)
-
-
-def _set_finished(run: RunRow) -> None:
-    run.finished_at = Clock()

@@ -1,0 +1,60 @@
+"""What a transaction does to the rows of runs."""
+
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from bgm_pipeline.store.functions import Clock
+from bgm_pipeline.store.orm import EpisodeRow, RunRow
+from bgm_pipeline.types import RunIdentity
+
+
+def identity_of_run(run: RunRow) -> RunIdentity:
+    """What the results of a run were made with."""
+    return RunIdentity(
+        run.source_sha256, run.model, run.model_sha256, run.settings_sha256, run.code_version, run.settings
+    )
+
+
+def has_identity(identity: RunIdentity | RunRow) -> tuple[Any, ...]:
+    """Clauses that hold for runs of that identity."""
+    return (
+        RunRow.source_sha256 == identity.source_sha256,
+        RunRow.model == identity.model,
+        RunRow.model_sha256 == identity.model_sha256,
+        RunRow.settings_sha256 == identity.settings_sha256,
+        RunRow.code_version == identity.code_version,
+    )
+
+
+def make_current(session: Session, run_id: int, episode_id: int) -> None:
+    """Shows a run, and no other one of its episode."""
+    of_episode = RunRow.episode_id == episode_id
+    session.execute(update(RunRow).where(of_episode, RunRow.is_current).values(is_current=False))
+    session.execute(update(RunRow).where(of_episode, RunRow.id == run_id).values(is_current=True))
+
+
+def drop_replaced(session: Session, episode_id: int) -> None:
+    """Removes episodes of no use whose file was where this one's is."""
+    path = select(EpisodeRow.path).where(EpisodeRow.id == episode_id).scalar_subquery()
+    is_of_use = (
+        select(RunRow.id)
+        .where(RunRow.episode_id == EpisodeRow.id, RunRow.state.in_(("done", "running")))
+        .exists()
+    )
+    session.execute(
+        delete(EpisodeRow).where(EpisodeRow.path == path, EpisodeRow.id != episode_id, ~is_of_use)
+    )
+
+
+def fail(run: RunRow, reason: str) -> None:
+    """Ends a run that came to nothing; it may not be in the database yet."""
+    run.state = "failed"
+    run.reason = reason
+    set_finished(run)
+
+
+def set_finished(run: RunRow) -> None:
+    """Notes that a run ends now."""
+    run.finished_at = Clock()
