@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from nights import environment_of, small_settings
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
+from flows.deployments import register
 
 
 @pytest.fixture(scope="session")
@@ -49,4 +50,14 @@ def config(
 @pytest.fixture
 def store(config: Settings) -> Iterator[Store]:
     with open_store(config) as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(config: Settings) -> Iterator[SyncPrefectClient]:
+    """Of a server that knows our deployments, and has no flow runs of episodes yet."""
+    register(config)
+    with get_client(sync_client=True) as opened:
+        for run in opened.read_flow_runs():
+            opened.delete_flow_run(run.id)
         yield opened

@@ -1,12 +1,11 @@
 """What is asked for, told or tried again after a night, and what the next night makes of it."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from nights import record
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.flow_engine import load_flow_and_flow_run, run_flow
 from prefect.states import Scheduled
 from sqlalchemy import select
@@ -18,19 +17,9 @@ from bgm_pipeline.settings import DetectionSettings, Settings
 from bgm_pipeline.store.orm import RunRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.types import Episode
-from flows.deployments import register
 from flows.episode import load_networks
 from flows.nightly import nightly_flow
 from flows.operate import reprocess, rerun
-
-
-@pytest.fixture
-def client(config: Settings) -> Iterator[SyncPrefectClient]:
-    """Of a server that has no flow runs of episodes yet."""
-    with get_client(sync_client=True) as opened:
-        for run in opened.read_flow_runs():
-            opened.delete_flow_run(run.id)
-        yield opened
 
 
 def night() -> str:
@@ -50,7 +39,6 @@ def work(client: SyncPrefectClient) -> None:
 def test_what_was_asked_for_last_stays_shown(
     inbox: Path, store: Store, config: Settings, client: SyncPrefectClient
 ) -> None:
-    register(config)
     path = record(inbox / "a.wav")
     assert night() == "1 started"
     work(client)
@@ -70,7 +58,6 @@ def test_what_was_asked_for_last_stays_shown(
 def test_a_flow_run_that_is_late_or_retried_takes_no_newer_title_away(
     inbox: Path, store: Store, config: Settings, client: SyncPrefectClient
 ) -> None:
-    register(config)
     path = record(inbox / "a.wav")
     assert night() == "1 started"
     (inbox / "inbox.csv").write_text("file,title,air_start\na.wav,Late show,2026-03-31 20:15\n")
@@ -97,7 +84,6 @@ def test_without_a_deployment_a_table_that_comes_later_is_heard(inbox: Path, sto
 def test_tracks_that_were_to_be_joined_are_joined_when_it_runs_again(
     inbox: Path, store: Store, config: Settings, client: SyncPrefectClient
 ) -> None:
-    register(config)
     mono, path = record(inbox / "mono.wav"), inbox / "a.mkv"
     tracks = ["-map", "0:a"] * 3
     subprocess.run(["ffmpeg", "-v", "error", "-i", mono, *tracks, path], check=True, timeout=60)

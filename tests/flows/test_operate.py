@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from uuid import UUID
 
 import pytest
 from nights import record
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import load_flow_and_flow_run, run_flow
 from prefect.states import Cancelled, Crashed
@@ -25,20 +24,9 @@ from bgm_pipeline.store.orm import RunRow, StemRow
 from bgm_pipeline.store.repository import Store
 from flows import flow_runs
 from flows.care import report_flow, take_up
-from flows.deployments import register
 from flows.episode import load_networks, process_episode_flow
 from flows.nightly import nightly_flow
 from flows.operate import failed_episodes, reprocess, rerun, status
-
-
-@pytest.fixture
-def client(config: Settings) -> Iterator[SyncPrefectClient]:
-    """Of a server that knows our deployments, and has no flow runs of episodes yet."""
-    register(config)
-    with get_client(sync_client=True) as opened:
-        for run in opened.read_flow_runs():
-            opened.delete_flow_run(run.id)
-        yield opened
 
 
 def night() -> str:
