@@ -38,7 +38,7 @@ def test_every_engine_gives_what_pytorch_gives_at_any_length(name: str, tmp_path
     chunks = [chunk(samples) for samples in (600, 20_001, 20_001, 20_001, 30_720)]
     given = {}
     for engine in ("torch", "auto"):
-        settings = Settings(device="cpu", threads=2, engine=engine, data_dir=tmp_path)
+        settings = Settings(device="cpu", threads=1, engine=engine, data_dir=tmp_path)
         separator = Separator(loaded, settings)
         given[engine] = [music for _, music in separator.separate(chunks)]
         assert engine == "torch" or isinstance(separator.engine, OpenVinoEngine) == engines.has_graph(loaded)
