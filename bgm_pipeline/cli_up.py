@@ -84,7 +84,7 @@ def status(
 ) -> None:
     """Shows server, workers, queue, and what became of the night; exit code 1 if no worker is there."""
     import json
-    from datetime import datetime, timedelta
+    from datetime import UTC, datetime, timedelta
 
     from bgm_pipeline.naming import find_zone
     from bgm_pipeline.settings import load_settings
@@ -92,12 +92,13 @@ def status(
     from flows.server import use_server
 
     settings = load_settings()
-    now = datetime.now(find_zone(settings.inbox.time_zone))
+    zone = find_zone(settings.inbox.time_zone)
+    since = (datetime.now(UTC) - timedelta(hours=hours)).astimezone(zone)
     url = use_server(settings)
     from flows.operate import status as status_of
 
     with open_store(settings) as store:
-        found = status_of(store, url, now - timedelta(hours=hours))
+        found = status_of(store, url, since)
     typer.echo(json.dumps(found.to_record(), indent=1) if format == "json" else found.to_text())
     if not found.is_well:
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pandas import isna
 from rich.cells import cell_len
 
 from bgm_pipeline import query
@@ -232,7 +233,7 @@ def _find_known(
             continue
         identity = run_identity(episode["source_sha256"], networks, settings, found.audio_streams)
         run_id = store.find_done_run(episode["episode_id"], identity)
-        if run_id is not None and not _tells_more(found, episode):
+        if run_id is not None and _has_results(episode) and not _tells_more(found, episode):
             return _row(found, "known", episode)
     return None
 
@@ -254,6 +255,11 @@ def _is_unchanged(found: FoundFile, episode: dict[Any, Any]) -> bool:
         return False
     changed_at = max(status.st_mtime, status.st_ctime)
     return episode["size_bytes"] == status.st_size and changed_at <= episode["started_at"].timestamp()
+
+
+def _has_results(episode: dict[Any, Any]) -> bool:
+    """Whether it had when the database was asked; its first run may have ended since."""
+    return not isna(episode["run_id"])
 
 
 def _tells_more(found: FoundFile, episode: dict[Any, Any]) -> bool:

@@ -71,7 +71,8 @@ def retention_flow() -> State[None]:
 def report_flow(hours: float = 24) -> State[None]:
     """Reports what became of the episodes of the last hours; fails if one of them did, so that it is seen."""
     with open_store(load_settings()) as store:
-        since = datetime.now(find_zone(load_settings().inbox.time_zone)) - timedelta(hours=hours)
+        zone = find_zone(load_settings().inbox.time_zone)
+        since = (datetime.now(UTC) - timedelta(hours=hours)).astimezone(zone)
         with get_client(sync_client=True) as client:
             see_failures(client, store, since)
         morning = morning_of(store, since)

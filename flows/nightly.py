@@ -76,7 +76,8 @@ def start(
 ) -> NightRow:
     """Registers an episode and gives it a flow run; only one for these bytes, networks and settings.
 
-    That one runs again if it is Completed though its results are not there, any more.
+    That one runs again if it is Completed though its results are not there, any more. Where it has ended and
+    was told of another place of the file, or of other changes, there is a new one.
 
     Args:
         settings: what results are asked for with.
@@ -92,17 +93,7 @@ def start(
     if (run_id := reuse_run(store, episode_id, identity, show=bool(changes))) is not None:
         return done_row(found, Processed(episode_id, run_id, is_new=False), store)
     key = (source_sha256, identity.model_sha256, identity.settings_sha256, identity.code_version)
-    flow_run = cast(
-        FlowRun,
-        run_deployment(
-            deployment,
-            parameters=parameters_of(found, changes),
-            flow_run_name=shown(found.file),
-            timeout=0,
-            as_subflow=False,
-            idempotency_key=" ".join(key),
-        ),
-    )
+    flow_run = _flow_run(deployment, parameters_of(found, changes), shown(found.file), " ".join(key))
     state = flow_run.state
     if state is not None and state.is_final():
         if not (again or state.is_completed()):
@@ -111,6 +102,26 @@ def start(
         with get_client(sync_client=True) as client:
             retry(client, flow_run, ASKED_FOR if again else "its results are gone")
     return NightRow(found.file, "started", f"flow run {flow_run.name}", episode_id)
+
+
+def _flow_run(deployment: str, parameters: dict[str, Any], name: str, key: str) -> FlowRun:
+    """The flow run that has that key, or a new one; the same for the key with its id where it has ended and,
+    run again, would do something else."""
+    flow_run = cast(
+        FlowRun,
+        run_deployment(
+            deployment,
+            parameters=parameters,
+            flow_run_name=name,
+            timeout=0,
+            as_subflow=False,
+            idempotency_key=key,
+        ),
+    )
+    has_ended = flow_run.state is not None and flow_run.state.is_final()
+    if has_ended and any(flow_run.parameters.get(name) != parameters[name] for name in ("path", "changes")):
+        return _flow_run(deployment, parameters, name, f"{key} {flow_run.id}")
+    return flow_run
 
 
 def process_here(found: FoundFile, store: Store, settings: Settings) -> NightRow:

@@ -34,8 +34,8 @@ class FailedFlowRun:
 def note_failures(store: Store, failed: Iterable[FailedFlowRun]) -> None:
     """Note flow runs that failed before they began a run, as failed runs of the moment when they did.
 
-    Left out are those with a run of their own, those whose episode was begun anew since, and those whose file
-    was never registered or is another one now.
+    Left out are those whose run is good, or tells of the failure itself, those whose episode was begun anew
+    since, and those whose file was never registered or is another one now.
 
     Raises:
         StoreError: the database cannot be written.
@@ -53,7 +53,7 @@ def note_failures(store: Store, failed: Iterable[FailedFlowRun]) -> None:
             has_ended_before = RunRow.finished_at < one.failed_at - _CLOCKS
             is_its_own = and_(
                 RunRow.flow_run_url.endswith(one.flow_run_id),
-                or_(RunRow.finished_at.is_(None), ~has_ended_before),
+                or_(RunRow.state != "failed", ~has_ended_before),
             )
             told = select(RunRow.id).where(
                 RunRow.episode_id == episode.id, or_(is_its_own, RunRow.started_at > one.failed_at)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select, tuple_
 from sqlalchemy.orm import aliased
 
 from bgm_pipeline.store.orm import RunRow
@@ -12,22 +12,20 @@ def is_old(before: datetime) -> ColumnElement[bool]:
     """Good runs that are not current, and failed ones that are not the newest of their episode.
 
     A night leaves a file alone that has a run with its networks and settings, and would make that run anew.
-    So good runs stay while their networks and settings are in use: a run with them began since `before`.
+    So good runs stay while their networks and settings (audio streams that were named among them) are in
+    use: a run with them began since `before`.
 
     Args:
         before: runs that ended later are not old.
     """
     later, other = aliased(RunRow), aliased(RunRow)
+    made_with = tuple_(RunRow.model_sha256, RunRow.settings_sha256, RunRow.code_version)
     is_newest = ~select(later.id).where(later.episode_id == RunRow.episode_id, later.id > RunRow.id).exists()
-    is_in_use = (
-        select(other.id)
-        .where(
-            other.started_at >= before,
-            other.model_sha256 == RunRow.model_sha256,
-            other.settings_sha256 == RunRow.settings_sha256,
-            other.code_version == RunRow.code_version,
-        )
-        .exists()
+    # Not by `exists`, which would look through all runs for every one.
+    is_in_use = made_with.in_(
+        select(other.model_sha256, other.settings_sha256, other.code_version)
+        .where(other.started_at >= before)
+        .distinct()
     )
     return and_(
         RunRow.finished_at < before,

@@ -10,7 +10,7 @@ from bgm_pipeline.store.failures import FailedFlowRun, note_failures
 from bgm_pipeline.store.functions import Clock
 from bgm_pipeline.store.orm import EpisodeRow, RunRow
 from bgm_pipeline.store.repository import Store
-from store.samples import add_episode, identity
+from store.samples import add_episode, add_run, identity
 
 
 def failed_run_of(store: Store, name: str, seconds_ago: float, flow_run_id: str) -> FailedFlowRun:
@@ -45,6 +45,21 @@ def test_what_a_run_tells_already_is_not_told_again(store: Store) -> None:
     assert sorted(query.episodes(store)["reason"]) == ["begun anew since", "no such file"]
     with store.reading() as connection:
         assert len(connection.scalars(select(RunRow.id)).all()) == 2
+
+
+def test_an_episode_that_is_done_has_not_failed_because_its_flow_run_did_later(store: Store) -> None:
+    flow_run = failed_run_of(store, "a.ts", 0, "11")
+    add_run(store, add_episode(store, "a.ts"), identity("a.ts"), (None,))
+    with store.writing() as session:
+        long_ago = flow_run.failed_at - timedelta(hours=1)
+        session.execute(
+            update(RunRow).values(
+                flow_run_url=flow_run.flow_run_url, started_at=long_ago, finished_at=long_ago
+            )
+        )
+        session.execute(update(EpisodeRow).values(registered_at=long_ago))
+    note_failures(store, [flow_run])
+    assert query.episodes(store)["state"].tolist() == ["done"]
 
 
 def test_the_file_that_lies_there_now_has_not_failed(store: Store) -> None:
