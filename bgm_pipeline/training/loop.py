@@ -142,7 +142,8 @@ class _Training:
         is_scaled = device.type == "cuda" and not settings.bfloat16
         self.amp = torch.amp.GradScaler(device.type, enabled=is_scaled)
         self.progress = Progress()
-        self.started_from = ""
+        self.started_from: str | None = ""
+        """sha256 of the weights it began with, empty for none; None: an earlier version did not keep it."""
         self.weights_path = folder / f"{network.name}.safetensors"
         self.checkpoint_path = folder / "checkpoint.pt"
         self.log_path = folder / "losses.csv"
@@ -337,7 +338,11 @@ class _Training:
                 f"{self.checkpoint_path} is broken, or of another version of the program; delete it, and "
                 f"begin with the weights beside it: --start-from {self.weights_path}"
             ) from error
-        if start_from and self.started_from != registry.load(start_from, self.network.task).sha256:
+        # Its own weights, which it may have begun with after its checkpoint broke, have changed since.
+        is_own = Path(start_from).resolve() == self.weights_path.resolve()
+        if not start_from or is_own or self.started_from is None:
+            return
+        if self.started_from != registry.load(start_from, self.network.task).sha256:
             raise ModelError(
                 f"{self.checkpoint_path} holds a training that did not begin with {start_from}; leave "
                 "--start-from out to go on with that training, or give another folder"
@@ -373,7 +378,7 @@ class _Training:
         if held["amp"]:  # empty where no scaler was at work: on a CPU, and in bfloat16
             self.amp.load_state_dict(held["amp"])
         self.progress = Progress(**held["progress"])
-        self.started_from = held.get("started_from", "")  # an earlier version did not keep it
+        self.started_from = held.get("started_from")
         self.progress.done = self.share()
 
 
