@@ -27,7 +27,7 @@ from bgm_pipeline.store.check import check_store, remove_leftovers
 from bgm_pipeline.store.session import open_store
 from flows import names
 from flows.episode import as_markdown
-from flows.flow_runs import see_failures
+from flows.flow_runs import flow_runs_of, see_failures
 from flows.notify import post_summary
 
 TAKEN_UP = "begun again, since its process died"
@@ -124,11 +124,7 @@ def take_up(client: SyncPrefectClient, flow_run_id: UUID) -> str:
 
 def take_up_all(client: SyncPrefectClient) -> list[str]:
     """`take_up` for every crashed flow run; the lines it gave."""
-    crashed = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED]))
-    runs = client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=list(names.FLOWS))),
-        flow_run_filter=FlowRunFilter(state=crashed),
-    )
+    runs = list(flow_runs_of(client, names.FLOWS, [StateType.CRASHED]))  # before any is taken from them
     return [take_up(client, run.id) for run in runs if run.deployment_id]
 
 

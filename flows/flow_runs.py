@@ -1,6 +1,6 @@
-"""The flow runs of episodes, as Prefect's server keeps them: looked at, and run again."""
+"""Flow runs, as Prefect's server keeps them: looked at, and run again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -33,15 +33,18 @@ class ServerError(StoreError):
     """The Prefect server cannot be reached, or does not know or do what is asked of it."""
 
 
-def flow_runs_of_episodes(
-    client: SyncPrefectClient, states: list[StateType], ended_since: datetime | None = None
+def flow_runs_of(
+    client: SyncPrefectClient,
+    flows: Sequence[str],
+    states: list[StateType],
+    ended_since: datetime | None = None,
 ) -> Iterator[FlowRun]:
-    """All that are in one of these states, and ended since a moment if one is named."""
+    """All of these flows that are in one of these states, and ended since a moment if one is named."""
     wanted = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
         end_time=FlowRunFilterEndTime(after_=ended_since) if ended_since else None,
     )
-    ours = FlowFilter(name=FlowFilterName(any_=[names.PROCESS_EPISODE]))
+    ours = FlowFilter(name=FlowFilterName(any_=list(flows)))
     offset = 0
     while page := client.read_flow_runs(
         flow_filter=ours, flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=_PAGE, offset=offset
@@ -59,7 +62,7 @@ def see_failures(client: SyncPrefectClient, store: Store, since: datetime | None
     """
     store.fail_interrupted_runs()
     failed = []
-    for run in flow_runs_of_episodes(client, [StateType.FAILED], since):
+    for run in flow_runs_of(client, [names.PROCESS_EPISODE], [StateType.FAILED], since):
         if run.state is not None and "path" in run.parameters:
             reason = run.state.message or "its flow run failed without a reason; see its log"
             url = f"{PREFECT_UI_URL.value()}/flow-runs/flow-run/{run.id}"

@@ -28,7 +28,7 @@ from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.attempts import Attempt, newest_attempts
 from bgm_pipeline.store.repository import Store
 from flows import names
-from flows.flow_runs import ServerError, flow_runs_of_episodes, retry, see_failures
+from flows.flow_runs import ServerError, flow_runs_of, retry, see_failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def status(store: Store, api_url: str, since: datetime) -> Status:
         )
         if workers.status_code == httpx.codes.NOT_FOUND:
             raise ServerError(f"{api_url}: knows no work pool {names.POOL}; run: bgm deploy")
-        queue = Counter(str(run.state_name) for run in flow_runs_of_episodes(client, unended))
+        queue = Counter(str(run.state_name) for run in flow_runs_of(client, [names.PROCESS_EPISODE], unended))
         see_failures(client, store, since)
     return Status(
         api_url,
