@@ -50,7 +50,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { echo 'bgm needs Python 3.11 or newer; name one: make PYTHON=python3.12' >&2; exit 1; }
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt $(BUILD_TOOLS)
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e $(EXTRAS)
+	@# Python compiles what it imports; pip would compile all 20,000 modules, for more than a minute.
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation --no-compile -e $(EXTRAS)
 	@touch $@
 
 # $(call from_debian,PROGRAM,PACKAGE): installs a package where a program is missing and that can be helped.

@@ -112,7 +112,7 @@ def contestants(loaded: registry.LoadedNetwork, threads: int, folder: Path) -> I
     stft, mixture = Stft(), 0.1 * torch.randn(1, 1, round(CHUNK_S * SAMPLE_RATE))
     yield Contestant(STFT, lambda: stft.inverse(stft(mixture), mixture.shape[-1]), 1, 0)
     x = mixture if loaded.network.domain == "waveform" else stft(mixture).abs()
-    gflop = cost.gflop(loaded.network, loaded.network.build()) * CHUNK_S / SEGMENT_S
+    gflop = cost.gflop(loaded.network) * CHUNK_S / SEGMENT_S
     cpu = torch.device("cpu")
     eager = loaded.network.build().eval()
     eager.load_state_dict(loaded.module.state_dict())

@@ -298,7 +298,7 @@ def _operations(contestant: Contestant) -> float | None:
         network = registry.get(contestant.what)
         context = 2 * s_to_samples(Settings().separation.context_s)
         # A chunk is longer than a segment; all networks take the same for every frame.
-        return gflop(network, network.build()) * (1 + context / SEGMENT_SAMPLES) / 12
+        return gflop(network) * (1 + context / SEGMENT_SAMPLES) / 12
     if contestant.kind == "demucs":  # does not run on the meta device
         window = torch.zeros(1, 2, int(DEMUCS["segment"] * PACKAGE_HZ))
         module = _htdemucs()

@@ -418,7 +418,7 @@ def test_a_night_that_is_stopped_goes_on_where_it_was(
     environment: None, inbox: Path, store: Store, night: Callable[[], NightReport]
 ) -> None:
     record(inbox / "a.wav", seed=1)
-    record(inbox / "b.wav", 600, seed=2)
+    record(inbox / "b.wav", 200, seed=2)
     command = subprocess.Popen(
         [sys.executable, "-c", COMMAND, str(inbox)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -277,7 +277,7 @@ def cost_table(comparison: Comparison, settings: Settings) -> pd.DataFrame:
         loaded = registry.load(system.model)
         seconds = costs.seconds(loaded, settings)
         heard = [loaded.metadata.get(name, "?") for name in ("hours", "audio_hours")]
-        figures = (f"{cost.parameters(loaded.module):,}", f"{cost.gflop(loaded.network, loaded.module):.1f}")
+        figures = (f"{cost.parameters(loaded.module):,}", f"{cost.gflop(loaded.network):.1f}")
         rows.append((system.label, *figures, f"{seconds:.2f}", *heard, loaded.sha256[:12]))
     columns = ["parameters", "GFLOP", "seconds", "trained for, h", "audio heard, h", "weights"]
     return pd.DataFrame(rows, columns=["network", *columns])

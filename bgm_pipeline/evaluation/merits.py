@@ -33,7 +33,7 @@ def merits_of(comparison: Comparison, settings: Settings, report: str) -> dict[s
                 float(np.mean([comparison.mean(system, level_db, "si_sdr").value for level_db in LEVELS_DB])),
                 3,
             ),
-            gflop=round(cost.gflop(loaded.network, loaded.network.build()), 1),
+            gflop=round(cost.gflop(loaded.network), 1),
             cpu_s=round(cpu_s, 2),
             cpu=costs.cpu_name(),
             report=report,

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bgm_pipeline.models.registry import Network
 from bgm_pipeline.timebase import SEGMENT_SAMPLES
-from bgm_pipeline.transforms import HOP_LENGTH, N_FFT, REFERENCE_RMS
+from bgm_pipeline.transforms import HOP_LENGTH, N_FFT
 
 
 def parameters(module: nn.Module) -> int:
@@ -14,13 +14,9 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def gflop(network: Network, module: nn.Module) -> float:
-    """Billions of operations for a segment, two for a multiply and an add; without transforms and additions.
-
-    Args:
-        module: what `network` builds; it is of no use afterwards.
-    """
-    return gflop_of(module, _segment(network))
+def gflop(network: Network) -> float:
+    """Billions of operations a segment, two for a multiply and an add; without transforms and additions."""
+    return gflop_of(network.build(), _segment(network))
 
 
 def gflop_of(module: nn.Module, example: Tensor) -> float:
@@ -56,7 +52,7 @@ def gflop_of(module: nn.Module, example: Tensor) -> float:
 
 
 def _segment(network: Network) -> Tensor:
-    """What the network gets to see of 12 s: noise, at the usual level."""
+    """The shape of what the network gets to see of 12 s."""
     if network.task == "detection" or network.domain == "waveform":
-        return REFERENCE_RMS * torch.randn(1, 1, SEGMENT_SAMPLES)
-    return torch.rand(1, 1, N_FFT // 2 + 1, SEGMENT_SAMPLES // HOP_LENGTH + 1)
+        return torch.empty(1, 1, SEGMENT_SAMPLES, device="meta")
+    return torch.empty(1, 1, N_FFT // 2 + 1, SEGMENT_SAMPLES // HOP_LENGTH + 1, device="meta")

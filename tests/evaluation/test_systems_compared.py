@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from bgm_pipeline.cli import app
 from bgm_pipeline.errors import InputError
-from bgm_pipeline.evaluation import bss, conditions
+from bgm_pipeline.evaluation import bss, conditions, costs
 from bgm_pipeline.evaluation.bench import Bench, Measurement
 from bgm_pipeline.evaluation.comparison import (
     Comparison,
@@ -36,7 +36,14 @@ from bgm_pipeline.models import registry
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.training.mixing import active_rms
 
-SETTINGS = Settings(device="cpu", threads=1)
+SETTINGS = Settings(device="cpu", threads=1, engine="torch")
+
+
+@pytest.fixture(autouse=True)
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network costs is told from one turn, by PyTorch: a graph for OpenVINO takes seconds to make."""
+    monkeypatch.setattr(costs, "_REPEATS", 1)
+    monkeypatch.setenv("BGM_ENGINE", "torch")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,12 @@ from bgm_pipeline.separation import Separator
 from bgm_pipeline.settings import Settings
 
 CPU = torch.device("cpu")
-NAMES = [network.name for network in registry.NETWORKS.values() if network.task == "separation"]
+NAMES = [
+    network.name
+    for network in registry.NETWORKS.values()
+    # Those between differ from 2dmmdensenet in where its taps lie, or in what they leave out.
+    if network.task == "separation" and network.name not in {"fdmmdensenet", "tdmmdensenet", "mmdensenet"}
+]
 FULL_SCALE = 1.0
 
 

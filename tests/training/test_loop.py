@@ -199,7 +199,7 @@ def test_a_recording_that_is_gone_is_named_in_one_line(
 
 
 def test_a_separation_network_trains_and_resumes(folder: Path, tmp_path: Path) -> None:
-    network, corpus = registry.get("2dmmdensenet"), load_corpus(folder)
+    network, corpus = registry.get("bandsplit"), load_corpus(folder)
     settings = short(1, crop_frames=16, batch_size=2, validation_crops=2)
     train(network, corpus, tmp_path, settings, CPU)
     path = train(network, corpus, tmp_path, short(2, crop_frames=16, batch_size=2, validation_crops=2), CPU)
