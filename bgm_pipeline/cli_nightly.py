@@ -38,7 +38,8 @@ def nightly(
     from bgm_pipeline.errors import InputError
     from bgm_pipeline.inbox import FoundFile
     from bgm_pipeline.media.ffmpeg import shown
-    from bgm_pipeline.nightly import NightReport, NightRow, plan_night, process_found, run_nightly
+    from bgm_pipeline.night_report import NightReport, NightRow
+    from bgm_pipeline.nightly import plan_night, process_found, run_nightly
     from bgm_pipeline.pipeline import Networks
     from bgm_pipeline.progress import programme_bar
     from bgm_pipeline.settings import load_settings

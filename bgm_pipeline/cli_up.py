@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from bgm_pipeline.nightly import NightRow
+    from bgm_pipeline.night_report import NightRow
 
 Episodes = Annotated[
     list[int] | None, typer.Argument(metavar="[EPISODE]...", help="their numbers; see `bgm episodes`")
@@ -180,7 +180,7 @@ def reprocess(
 def _tell(rows: Iterator[NightRow]) -> None:
     """Shows rows as they come, and their summary."""
     from bgm_pipeline.media.ffmpeg import shown
-    from bgm_pipeline.nightly import NightReport
+    from bgm_pipeline.night_report import NightReport
 
     told = []
     for row in rows:

@@ -18,7 +18,8 @@ from bgm_pipeline import query
 from bgm_pipeline.errors import BgmError, InputError, StoreError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
-from bgm_pipeline.nightly import NightReport, done_row
+from bgm_pipeline.night_report import NightReport
+from bgm_pipeline.nightly import done_row
 from bgm_pipeline.pipeline import Networks, Processed, process_episode, run_identity
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.repository import EpisodeBusyError

@@ -16,7 +16,8 @@ from bgm_pipeline.errors import InputError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import check_readable, sha256_of
-from bgm_pipeline.nightly import NightReport, NightRow, done_row, guarded, run_nightly
+from bgm_pipeline.night_report import NightReport, NightRow, guarded
+from bgm_pipeline.nightly import done_row, run_nightly
 from bgm_pipeline.pipeline import Networks, Processed, reuse_run, run_identity
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.repository import EpisodeBusyError, Store

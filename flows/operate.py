@@ -23,7 +23,7 @@ from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import probe, select_audio
 from bgm_pipeline.morning import Morning, morning_of
-from bgm_pipeline.nightly import NightRow, guarded
+from bgm_pipeline.night_report import NightRow, guarded
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.attempts import Attempt, newest_attempts
 from bgm_pipeline.store.repository import Store

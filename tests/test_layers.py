@@ -42,6 +42,13 @@ def test_what_keeps_prefect_running_does_without_it() -> None:
     assert not {"torch", "pandas", "prefect"} & set(loaded.split())
 
 
+def test_what_operators_ask_does_without_torch() -> None:
+    script = "import sys, flows.operate; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "prefect" in loaded.split()
+    assert "torch" not in loaded.split()
+
+
 def test_help_imports_nothing_that_is_slow() -> None:
     script = "import sys, bgm_pipeline.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

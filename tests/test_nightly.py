@@ -23,7 +23,8 @@ from typer.testing import CliRunner, Result
 from bgm_pipeline import cli_nightly, query
 from bgm_pipeline.errors import BgmError, InputError, StoreError
 from bgm_pipeline.inbox import FoundFile
-from bgm_pipeline.nightly import NightReport, NightRow, plan_night, process_found, run_nightly
+from bgm_pipeline.night_report import NightReport, NightRow
+from bgm_pipeline.nightly import plan_night, process_found, run_nightly
 from bgm_pipeline.pipeline import Networks, process_episode
 from bgm_pipeline.settings import DetectionSettings, Settings
 from bgm_pipeline.store.repository import Store

@@ -1,6 +1,5 @@
-"""`bgm up` as users start it: a real server and worker, once for the tests of a file; and a real browser."""
+"""`bgm up` as users start it: a real server and worker, once for all tests; and a real browser."""
 
-import json
 import os
 import shutil
 import signal
@@ -15,10 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
-from nights import environment_of, small_settings
+from nights import environment_of, record, small_settings
 from playwright.sync_api import Page, sync_playwright
 
+from bgm_pipeline import query
 from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.session import open_store
 
 BGM = [sys.executable, "-c", "from bgm_pipeline.cli import main; main()"]
 CHROMIUM_ARGUMENTS = [
@@ -34,7 +35,7 @@ def wait_for(what: str, found: Callable[[], Any], seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while not (answer := found()):
         assert time.monotonic() < deadline, what
-        time.sleep(0.3)
+        time.sleep(1)
     return answer
 
 
@@ -81,8 +82,9 @@ class House:
         )
 
     def episodes(self) -> dict[str, dict[str, Any]]:
-        """What `bgm episodes` says, by the file's name."""
-        rows = json.loads(self.bgm("episodes", "--format", "json"))
+        """What `bgm episodes` says, by the file's name; asked in this process, since tests ask often."""
+        with open_store(self.settings) as store:
+            rows = query.episodes(store).to_dict("records")
         return {Path(row["path"]).name: row for row in rows}
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
@@ -133,8 +135,8 @@ def processes_of(folder_of_house: Path) -> list[str]:
     return found
 
 
-def open_house(folder: Path, detector: Path, *arguments: str) -> House:
-    """Starts `bgm up` and waits until it says that it is ready."""
+def start_house(folder: Path, detector: Path, *arguments: str) -> House:
+    """Starts `bgm up`."""
     settings = small_settings(folder / "data", folder / "inbox", detector)
     (folder / "inbox").mkdir(exist_ok=True)
     hidden = ("PREFECT_", "BGM_")
@@ -146,9 +148,14 @@ def open_house(folder: Path, detector: Path, *arguments: str) -> House:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=said, stderr=said, text=True, start_new_session=True
         )
-    house = House(folder, settings, f"http://127.0.0.1:{port}", environment, process)
-    wait_for("bgm up is not ready", lambda: "ready: " in house.said or process.poll() is not None, 200)
-    assert process.poll() is None, house.said
+    return House(folder, settings, f"http://127.0.0.1:{port}", environment, process)
+
+
+def open_house(folder: Path, detector: Path) -> House:
+    """Starts `bgm up` and waits until it says that it is ready."""
+    house = start_house(folder, detector)
+    wait_for("bgm up is not ready", lambda: "ready: " in house.said or house.process.poll() is not None, 200)
+    assert house.process.poll() is None, house.said
     return house
 
 
@@ -163,11 +170,37 @@ def close_house(house: House) -> None:
         house.process.kill()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory, detector: Path) -> Iterator[House]:
     opened = open_house(tmp_path_factory.mktemp("house"), detector)
     yield opened
     close_house(opened)
+
+
+@dataclass
+class Night:
+    """What the first night found: a recording, and two files that are damaged."""
+
+    good: str
+    damaged: tuple[Path, Path]
+    good_run: dict[str, Any]
+    failed_run: dict[str, Any]
+    """Of the first of these files."""
+
+
+@pytest.fixture(scope="session")
+def first_night(house: House) -> Night:
+    good = record(house.inbox / "EINS_2026-03-31_20-15-00_Show.wav").name
+    damaged = (
+        house.inbox / "ZWEI_2026-03-31_20-15-00_News.wav",
+        house.inbox / "ZWEI_2026-03-31_21-15-00_Film.wav",
+    )
+    for path in damaged:
+        path.write_text(f"{path.name} is not whole yet")
+    house.night()
+    good_run = house.wait_for_flow_run(good, "Completed")
+    failed_run, _ = (house.wait_for_flow_run(path.name, "Failed") for path in damaged)
+    return Night(good, damaged, good_run, failed_run)
 
 
 @pytest.fixture

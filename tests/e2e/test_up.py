@@ -5,13 +5,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nights import record
 
 from flows import api, rescue
 
-from .conftest import House, free_port, open_house, processes_of, wait_for
+from .conftest import House, Night, free_port, processes_of, start_house, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -60,11 +61,12 @@ def test_a_run_whose_worker_dies_is_taken_up_again_by_itself(house: House) -> No
 
 
 def test_a_dead_run_that_no_automation_saw_is_taken_up_all_the_same(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    house: House, first_night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = record(house.inbox / "FUENF_2026-03-31_21-15-00_Unseen.wav", seed=5)
-    house.night()
-    run = house.wait_for_flow_run(path.name, "Completed")
+    def flow_run() -> Any:
+        return house.ask(f"/flow_runs/{first_night.good_run['id']}", method="GET")
+
+    run = flow_run()
     monkeypatch.setattr(rescue, "EVERY_S", 0.0)
     monkeypatch.setattr(rescue, "LEFT_TO_AUTOMATION_S", 0.0)
     monkeypatch.setattr(api, "NO_SIGN_OF_LIFE_S", 1.0)
@@ -77,11 +79,11 @@ def test_a_dead_run_that_no_automation_saw_is_taken_up_all_the_same(
                 running = {"state": {"type": "RUNNING"}, "force": True}  # as if its process died unseen
                 house.ask(f"/flow_runs/{run['id']}/set_state", running)
                 wait_for("it is not seen", lambda: watch.look(said.append) or said)
-                again = house.wait_for_flow_run(path.name, "Completed")
+                wait_for("it is not done again", lambda: flow_run()["state_name"] == "Completed")
         finally:
             watch.stop(5)
     assert "some flow runs have crashed" in said[0]
-    assert again["run_count"] == run["run_count"] + 2, "the run that died counts, too"
+    assert flow_run()["run_count"] == run["run_count"] + 2, "the run that died counts, too"
     states = house.ask(f"/flow_run_states/?flow_run_id={run['id']}", method="GET")
     assert any("no sign of life" in (state["message"] or "") for state in states)
 
@@ -103,8 +105,8 @@ def test_no_server_is_one_line(tmp_path: Path, house: House) -> None:
 
 
 def test_killed_it_leaves_nothing_running(tmp_path: Path, detector: Path) -> None:
-    house = open_house(tmp_path, detector)
-    assert len(processes_of(tmp_path)) >= 3
+    house = start_house(tmp_path, detector)
+    wait_for("it does not start", lambda: len(processes_of(tmp_path)) >= 3, 200)
     house.process.kill()
     house.process.wait(10)
     wait_for("something is left", lambda: not processes_of(tmp_path), 20)
