@@ -35,7 +35,7 @@ def wait_for(what: str, found: Callable[[], Any], seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while not (answer := found()):
         assert time.monotonic() < deadline, what
-        time.sleep(1)
+        time.sleep(0.5)
     return answer
 
 

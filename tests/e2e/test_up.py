@@ -46,7 +46,7 @@ def test_nights_are_scheduled(house: House) -> None:
 
 
 def test_a_run_whose_worker_dies_is_taken_up_again_by_itself(house: House) -> None:
-    path = record(house.inbox / "VIER_2026-03-31_20-15-00_Long.wav", seed=4)
+    path = record(house.inbox / "VIER_2026-03-31_20-15-00_Long.wav", 60, seed=4)
     house.night()
     running = house.wait_for_flow_run(path.name, "Running", "Completed")
     assert running["state_name"] == "Running", "it ended before it could be disturbed"
