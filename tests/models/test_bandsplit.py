@@ -1,4 +1,4 @@
-"""The compact network: any length in, the same weights for every band, and no more than it may cost."""
+"""The compact network: any length in, the same convolutions for every band, and no more than it may cost."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_the_mask_has_the_shape_of_the_mixture(network: BandSplit, frames: int) 
     assert mask.min() >= 0 and mask.max() <= 1
 
 
-def test_no_band_has_weights_of_its_own() -> None:
+def test_no_band_has_convolutions_of_its_own() -> None:
     """What is one band higher is heard alike, but at the ends of the spectrum."""
     torch.manual_seed(0)
     network = BandSplit(layers=0).eval()
