@@ -173,16 +173,13 @@ def models(
             loaded = registry.load(network.name, network.task)
             trained = f"{loaded.metadata.get('hours', '?')} h" if loaded.metadata else "needs none"
         except ModelError:
-            loaded, trained = None, "none yet"
+            loaded = registry.LoadedNetwork(network, network.build().eval(), "random", {})  # costs the same
+            trained = "none yet"
         merit = measured.get(network.name)
         quality = f"{merit.identified:.1%} identified, {merit.si_sdr_db:+.1f} dB SI-SDR" if merit else ""
-        row = [f"{cost.parameters(network.build()):,}", f"{cost.gflop(network):.1f}"]
-        if time and network.task == "separation":
-            # Random weights cost the same.
-            loaded = loaded or registry.LoadedNetwork(network, network.build().eval(), "random", {})
-            row.append(f"{_seconds(loaded, settings):.2f}")
-        elif time:
-            row.append("")
+        row = [f"{cost.parameters(loaded.module):,}", f"{cost.gflop(network):.1f}"]
+        if time:
+            row.append(f"{_seconds(loaded, settings):.2f}" if network.task == "separation" else "")
         name = f"{network.name} (auto)" if network.name == taken else network.name
         table.add_row(name, network.task, *row, trained, quality, network.source)
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -23,6 +23,13 @@ def imported_by(paths: Iterable[Path]) -> set[str]:
     return imported
 
 
+def loaded_by(module: str) -> set[str]:
+    """What a new process has loaded once it has imported a module."""
+    script = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
 def test_the_package_does_not_know_prefect() -> None:
     imported = imported_by(PACKAGE.rglob("*.py"))
     assert "torch" in imported
@@ -36,21 +43,18 @@ def test_commands_alone_know_of_the_flows() -> None:
 
 
 def test_what_keeps_prefect_running_does_without_it() -> None:
-    script = "import sys, flows.up; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert "httpx" in loaded.split()
-    assert not {"torch", "pandas", "prefect"} & set(loaded.split())
+    loaded = loaded_by("flows.up")
+    assert "httpx" in loaded
+    assert not {"torch", "pandas", "prefect"} & loaded
 
 
 def test_what_operators_ask_does_without_torch() -> None:
-    script = "import sys, flows.operate; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert "prefect" in loaded.split()
-    assert "torch" not in loaded.split()
+    loaded = loaded_by("flows.operate")
+    assert "prefect" in loaded
+    assert "torch" not in loaded
 
 
 def test_help_imports_nothing_that_is_slow() -> None:
-    script = "import sys, bgm_pipeline.cli; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert "typer" in loaded.split()
-    assert not {"torch", "pandas", "sqlalchemy", "matplotlib", "prefect"} & set(loaded.split())
+    loaded = loaded_by("bgm_pipeline.cli")
+    assert "typer" in loaded
+    assert not {"torch", "pandas", "sqlalchemy", "matplotlib", "prefect"} & loaded

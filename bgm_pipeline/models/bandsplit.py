@@ -50,8 +50,8 @@ class BandSplit(nn.Module):
                 nn.Conv2d(2 * maps, width, (6, 4), stride=(4, STEP_FRAMES), padding=(1, 1)),
             ]
         )
-        self.place = nn.Parameter(torch.zeros(BINS // BAND_BINS, 1, width))
         bands = BINS // BAND_BINS
+        self.place = nn.Parameter(torch.zeros(bands, 1, width))
         recurrent: list[nn.Module] = []
         for _ in range(layers):
             recurrent += [OverTime(width, width), OverBands(width, width // 2), AllBands(bands, width)]

@@ -135,7 +135,7 @@ def processes_of(folder_of_house: Path) -> list[str]:
     return found
 
 
-def start_house(folder: Path, detector: Path, *arguments: str) -> House:
+def start_house(folder: Path, detector: Path) -> House:
     """Starts `bgm up`."""
     settings = small_settings(folder / "data", folder / "inbox", detector)
     (folder / "inbox").mkdir(exist_ok=True)
@@ -143,7 +143,7 @@ def start_house(folder: Path, detector: Path, *arguments: str) -> House:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     environment |= environment_of(settings)
     port = free_port()
-    command = [*BGM, "up", "--port", str(port), "--inbox", "inbox", *arguments]
+    command = [*BGM, "up", "--port", str(port), "--inbox", "inbox"]
     with (folder / "up.txt").open("w") as said:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=said, stderr=said, text=True, start_new_session=True

@@ -108,5 +108,5 @@ def test_killed_it_leaves_nothing_running(tmp_path: Path, detector: Path) -> Non
     house = start_house(tmp_path, detector)
     wait_for("it does not start", lambda: len(processes_of(tmp_path)) >= 3, 200)
     house.process.kill()
-    house.process.wait(10)
+    assert house.process.wait(10) == -signal.SIGKILL
     wait_for("something is left", lambda: not processes_of(tmp_path), 20)
