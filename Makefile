@@ -17,6 +17,10 @@ INSTALLED := $(VENV)/installed
 # What has no wheel is built with what is locked, too: pip would take the newest build tools instead.
 BUILD_TOOLS := hatchling editables setuptools
 EXTRAS := '.[dev,bench]'
+PIP := $(BIN)/python -m pip
+# $(call install,INSTALLER): what constraints.txt locks. Python compiles what it imports; pip would compile all
+# 20,000 modules, for more than a minute.
+install = $(1) -c constraints.txt $(BUILD_TOOLS) && $(1) -c constraints.txt --no-build-isolation -e $(EXTRAS)
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .PHONY: demo test lint audit bench faults lock ffmpeg systemd chromium postgresql clean
@@ -49,9 +53,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'bgm needs Python 3.11 or newer; name one: make PYTHON=python3.12' >&2; exit 1; }
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt $(BUILD_TOOLS)
-	@# Python compiles what it imports; pip would compile all 20,000 modules, for more than a minute.
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation --no-compile -e $(EXTRAS)
+	@# uv loads and unpacks beside each other, and is done in a quarter of pip's time. It does not read pip's
+	@# settings: where these name an index of the house, and where uv fails, pip installs.
+	! $(PIP) config list | grep -q '\.index-url' && $(PIP) install -q -c constraints.txt uv \
+	  && { $(call install,UV_CACHE_DIR=$(VENV)/cache $(BIN)/uv pip install --python $(BIN)/python); } \
+	  || { $(call install,$(PIP) install --no-compile); }
+	@rm -rf $(VENV)/cache
 	@touch $@
 
 # $(call from_debian,PROGRAM,PACKAGE): installs a package where a program is missing and that can be helped.
