@@ -1,6 +1,8 @@
 """The ``bgm`` command: reads arguments, calls the package, shows what comes back."""
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -22,6 +24,21 @@ cli_ask.register(app)
 app.add_typer(cli_train.corpus_app, name="corpus")
 app.command()(cli_train.train)
 cli_evaluate.register(app)
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"bgm {version('bgm-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    is_version_asked: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="tell it, and end")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
-"""Databases to test with: SQLite, and a real PostgreSQL that is started once a session."""
+"""The command to test, and databases: SQLite, and a real PostgreSQL that is started once a session."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -152,6 +154,35 @@ def store(store_settings: Settings) -> Iterator[Store]:
     """An open, empty store, on SQLite and again on PostgreSQL."""
     with open_store(store_settings) as opened:
         yield opened
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands have their store below the test's folder, in which they run."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"BGM_DATA_DIR": "data", "BGM_DATABASE_URL": "", "BGM_STEM_STORE": ""}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def bgm(
+    own_store: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., CompletedProcess[str]]:
+    """Runs the command in this process, which has imported already what a new one would import for seconds;
+    its output goes into a pipe."""
+    from bgm_pipeline.cli import main  # noqa: PLC0415 - slow, for few tests
+
+    def run(*arguments: object, **environment: str) -> CompletedProcess[str]:
+        capfd.readouterr()
+        with monkeypatch.context() as changed:
+            for name, value in environment.items():
+                changed.setenv(name, value)
+            changed.setattr(sys, "argv", ["bgm", *map(str, arguments)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        return CompletedProcess(sys.argv, int(ended.value.code or 0), *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

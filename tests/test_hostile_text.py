@@ -3,12 +3,11 @@
 import csv
 import io
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from datetime import UTC
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pandas as pd
 import pytest
@@ -137,17 +136,8 @@ def test_no_template_breaks_the_reader(templates: str, name: str) -> None:
         assert told.title in name.replace("_", " ") or told.title == name
 
 
-def bgm(*arguments: object, folder: Path, **environment: str) -> str:
-    """What the program says, as a terminal gets it."""
-    command = [sys.executable, "-c", "from bgm_pipeline.cli import main; main()", *map(str, arguments)]
-    settings = os.environ | environment | {"LC_ALL": "C.UTF-8"}
-    done = subprocess.run(command, capture_output=True, env=settings, cwd=folder, timeout=120, check=False)
-    assert b"Traceback" not in done.stderr
-    return (done.stdout + done.stderr).decode()
-
-
 def test_a_night_of_hostile_names_prints_lines_that_steer_no_terminal(
-    tmp_path: Path, inbox: Path, detector: Path
+    bgm: Callable[..., CompletedProcess[str]], tmp_path: Path, inbox: Path, detector: Path
 ) -> None:
     """A quarter of the files are recordings."""
     config = small_settings(tmp_path / "data", inbox, detector)
@@ -163,7 +153,8 @@ def test_a_night_of_hostile_names_prints_lines_that_steer_no_terminal(
         ("episodes", "--format", "json"),
         ("probe", *sorted(inbox.iterdir())[::3]),
     )
-    said = "".join(bgm(*command, folder=tmp_path, **environment_of(config)) for command in commands)
+    done = [bgm(*command, **environment_of(config)) for command in commands]
+    said = "".join(one.stdout + one.stderr for one in done)
     assert all(line.isprintable() for line in said.split("\n"))
     with open_store(config) as store:
         found = query.episodes(store)
@@ -172,7 +163,7 @@ def test_a_night_of_hostile_names_prints_lines_that_steer_no_terminal(
     assert not list(tmp_path.rglob("pwned"))
 
 
-def test_an_error_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:
-    said = bgm("labels", 1, folder=tmp_path, BGM_DATA_DIR="/dev/null/\x1b[31m\nx", BGM_DATABASE_URL="")
+def test_an_error_is_one_line_whatever_is_in_it(bgm: Callable[..., CompletedProcess[str]]) -> None:
+    said = bgm("labels", 1, BGM_DATA_DIR="/dev/null/\x1b[31m\nx").stderr
     assert said.startswith("bgm: database /dev/null/\\x1b[31m\\nx/bgm.sqlite: its folder cannot be made")
     assert said.removesuffix("\n").isprintable()

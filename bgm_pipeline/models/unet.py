@@ -17,6 +17,15 @@ _DROPOUT = 0.5
 FRAME_MULTIPLE = 2 ** (len(_MAPS) - 1)
 
 
+class _Halving(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[-1] >= self.kernel_size[1] or not torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        # With AMX, oneDNN's results in bfloat16 are not numbers where the kernel is wider than the input.
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float()).to(input.dtype)
+
+
 class UNet(nn.Module):
     """Gives a mask for a magnitude spectrogram."""
 
@@ -24,7 +33,7 @@ class UNet(nn.Module):
         super().__init__()
         self.encoder = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(wide, narrow, 5, stride=2, padding=2), nn.BatchNorm2d(narrow), nn.LeakyReLU(0.2)
+                _Halving(wide, narrow, 5, stride=2, padding=2), nn.BatchNorm2d(narrow), nn.LeakyReLU(0.2)
             )
             for wide, narrow in pairwise(_MAPS)
         )
