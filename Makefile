@@ -18,9 +18,11 @@ INSTALLED := $(VENV)/installed
 BUILD_TOOLS := hatchling editables setuptools
 EXTRAS := '.[dev,bench]'
 PIP := $(BIN)/python -m pip
-# $(call install,INSTALLER): what constraints.txt locks. Python compiles what it imports; pip would compile all
-# 20,000 modules, for more than a minute.
+# $(call install,INSTALLER): what constraints.txt locks. Python compiles what it imports, and keeps that; pip would
+# compile all 20,000 modules, for more than a minute.
 install = $(1) -c constraints.txt $(BUILD_TOOLS) && $(1) -c constraints.txt --no-build-isolation -e $(EXTRAS)
+# Where it is set, as in many containers, every process would compile anew what it imports, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .PHONY: demo test lint audit bench faults lock ffmpeg systemd chromium postgresql clean
