@@ -18,10 +18,10 @@ INSTALLED := $(VENV)/installed
 BUILD_TOOLS := hatchling editables setuptools
 EXTRAS := '.[dev,bench]'
 PIP := $(BIN)/python -m pip
-# $(call install,INSTALLER): what constraints.txt locks. Python compiles what it imports, and keeps that; pip would
-# compile all 20,000 modules, for more than a minute.
+# $(call install,INSTALLER): what constraints.txt locks. All is compiled: services may not write here, and each of
+# their processes would compile anew what it imports, for seconds.
 install = $(1) -c constraints.txt $(BUILD_TOOLS) && $(1) -c constraints.txt --no-build-isolation -e $(EXTRAS)
-# Where it is set, as in many containers, every process would compile anew what it imports, for seconds.
+# For our own modules, where it is set, as in many containers.
 unexport PYTHONDONTWRITEBYTECODE
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
@@ -58,8 +58,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@# uv loads and unpacks beside each other, and is done in a quarter of pip's time. It does not read pip's
 	@# settings: where these name an index of the house, and where uv fails, pip installs.
 	! $(PIP) config list | grep -q '\.index-url' && $(PIP) install -q -c constraints.txt uv \
-	  && { $(call install,UV_CACHE_DIR=$(VENV)/cache $(BIN)/uv pip install --python $(BIN)/python); } \
-	  || { $(call install,$(PIP) install --no-compile); }
+	  && { $(call install,UV_CACHE_DIR=$(VENV)/cache $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python); } \
+	  || { $(call install,$(PIP) install); }
 	@rm -rf $(VENV)/cache
 	@touch $@
 

@@ -33,8 +33,7 @@ class SeparationObjective(nn.Module):
     """What the estimate of the music misses, at the level that `normalising_gain` sets.
 
     Its mixtures change recordings so much that a network cannot learn the few speakers of a small corpus by
-    heart. Music is up to 6 dB above the speech in them, so that music as loud as it, which the paper's range
-    ends with, is met with more on both sides.
+    heart.
 
     Args:
         domain: of the network's estimate.
@@ -46,7 +45,6 @@ class SeparationObjective(nn.Module):
     """
 
     mixing = MixingSettings(
-        loudest_db=6.0,
         equalised=0.3,
         coloured=0.6,
         band_limited=0.25,

@@ -1,4 +1,4 @@
-"""Training mixtures that sound like the air: music down to 30 dB under speech, ducked, equalised, alone,
+"""Training mixtures that sound like the air: music 0 to -30 dB under speech, ducked, equalised, alone,
 starting and stopping, with other sounds and codec damage.
 
 Every mixture follows from (seed, index) alone: a resumed training goes on with the very mixtures it
@@ -23,8 +23,8 @@ from bgm_pipeline.training.corpus import Clip, Corpus
 from bgm_pipeline.transforms import hop_powers
 from bgm_pipeline.types import Samples
 
-QUIETEST_DB = -30.0
-"""Music to speech, dB, at least: the end of the paper's range, the other end of which is 0."""
+MUSIC_TO_SPEECH_DB = (-30.0, 0.0)
+"""Training range of the paper: the music is the signal, the speech the noise."""
 
 AUDIBLE_DBFS = -60.0
 """Music is taken to play where its level within a quarter of a second is above this ..."""
@@ -42,8 +42,6 @@ class MixingSettings:
     music_alone: float = 0.14
     speech_alone: float = 0.14
     neither: float = 0.05
-    loudest_db: float = 0.0
-    """Music to speech, dB, at most: every level from `QUIETEST_DB` to here is as likely as any other."""
     music_starts_or_stops: float = 0.2
     ducked: float = 0.35
     equalised: float = 0.4
@@ -159,7 +157,7 @@ class Mixer:
         )
         speech = self.talk(length, rng) if kind in ("both", "speech") else np.zeros(length, np.float32)
         music = self.play(length, rng) if kind in ("both", "music") else np.zeros(length, np.float32)
-        level_db = float(rng.uniform(QUIETEST_DB, s.loudest_db)) if kind == "both" else float("nan")
+        level_db = float(rng.uniform(*MUSIC_TO_SPEECH_DB)) if kind == "both" else float("nan")
         if kind == "both":
             speech_rms, music_rms = active_rms(speech), active_rms(music)
             if music_rms > 0 and speech_rms > 0:
