@@ -15,13 +15,13 @@ TRIED = {
         " need kernels that vectorise over frames, written by hand; none were."
     ),
     f"{COMPACT}, ": (
-        "Its LSTMs, 10.7 of the 14.9 GFLOP of a chunk, run at sgemm's speed in OpenVINO's own profile; time"
-        " is lost in convolutions of few maps at full resolution, the last of which has a single one (44 of"
-        " 283 ms on one core for the two of the mask), and in transposes and reorders (35 ms). Two and four"
-        " chunks in a request instead of one gave nothing (85 and 86 against 90 times), PyTorch with "
-        "channels last is slower; bfloat16 passes the aim (`benchmarks/engines.py`), but is not exact. Of "
-        "every 13.6 s that are computed 12 s count, the rest is context. A network with fewer maps at full "
-        "resolution would have to be trained anew."
+        "Profiled before it grew by an eighth: its LSTMs, 10.7 of the 14.9 GFLOP of a chunk, run at sgemm's "
+        "speed in OpenVINO's own profile; time is lost in convolutions of few maps at full resolution, the "
+        "last of which has a single one (44 of 283 ms on one core for the two of the mask), and in "
+        "transposes and reorders (35 ms). Two and four chunks in a request instead of one gave nothing (85 "
+        "and 86 against 90 times), PyTorch with channels last is slower; bfloat16 passes the aim "
+        "(`benchmarks/engines.py`), but is not exact. Of every 13.6 s that are computed 12 s count, the rest "
+        "is context. A network with fewer maps at full resolution would have to be trained anew."
     ),
     f"everything but the network, {COMPACT}": (
         "Cut: the detector's pass over the estimate, whose logit had a weight of 0.08 against 0.58 for the "
