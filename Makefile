@@ -55,7 +55,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'bgm needs Python 3.11 or newer; name one: make PYTHON=python3.12' >&2; exit 1; }
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
-	@# uv loads and unpacks beside each other, and is done in a quarter of pip's time. It does not read pip's
+	@# uv loads and unpacks beside each other, and is done in a third of pip's time. It does not read pip's
 	@# settings: where these name an index of the house, and where uv fails, pip installs.
 	! $(PIP) config list | grep -q '\.index-url' && $(PIP) install -q -c constraints.txt uv \
 	  && { $(call install,UV_CACHE_DIR=$(VENV)/cache $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python); } \
