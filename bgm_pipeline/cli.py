@@ -1,7 +1,6 @@
 """The ``bgm`` command: reads arguments, calls the package, shows what comes back."""
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -28,6 +27,8 @@ cli_evaluate.register(app)
 
 def _tell_version(is_asked: bool) -> None:
     if is_asked:
+        from importlib.metadata import version
+
         typer.echo(f"bgm {version('bgm-pipeline')}")
         raise typer.Exit
 

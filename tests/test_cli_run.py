@@ -137,7 +137,9 @@ def test_models_tells_size_training_and_what_was_measured_of_each_whole_in_a_pip
     assert done.stdout.count("(auto)") == 1
     for name in ("fdmmdensenet", "tdmmdensenet", "music_detector"):
         assert name in done.stdout
-    assert re.search(r"2dmmdensenet .*587,400.* [\d.]+ h .*Heo, Kim & Kwon 2019", done.stdout)
+    assert re.search(
+        r"2dmmdensenet .*587,400.* [\d.]+ h .* [+-][\d.]+ dB SI-SDR .*Heo, Kim & Kwon 2019", done.stdout
+    )
     told = {line.split()[1]: line for line in done.stdout.splitlines() if "% identified, " in line}
     assert told.keys() == merits().keys()
     for name, merit in merits().items():

@@ -155,6 +155,7 @@ def test_a_night_of_hostile_names_prints_lines_that_steer_no_terminal(
     )
     done = [bgm(*command, **environment_of(config)) for command in commands]
     said = "".join(one.stdout + one.stderr for one in done)
+    assert "Traceback" not in said
     assert all(line.isprintable() for line in said.split("\n"))
     with open_store(config) as store:
         found = query.episodes(store)
@@ -164,6 +165,7 @@ def test_a_night_of_hostile_names_prints_lines_that_steer_no_terminal(
 
 
 def test_an_error_is_one_line_whatever_is_in_it(bgm: Callable[..., CompletedProcess[str]]) -> None:
-    said = bgm("labels", 1, BGM_DATA_DIR="/dev/null/\x1b[31m\nx").stderr
+    done = bgm("labels", 1, BGM_DATA_DIR="/dev/null/\x1b[31m\nx")
+    said = done.stdout + done.stderr
     assert said.startswith("bgm: database /dev/null/\\x1b[31m\\nx/bgm.sqlite: its folder cannot be made")
     assert said.removesuffix("\n").isprintable()

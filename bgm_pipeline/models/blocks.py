@@ -12,6 +12,13 @@ BINS = 512
 """Bins that a dense network runs on: all of a 1,024-point transform but the Nyquist bin."""
 
 
+def in_float32(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What a layer gives, in the type of its input, but computed in float32: for what a CPU cannot compute in
+    bfloat16 while autocast is on."""
+    with torch.autocast("cpu", enabled=False):
+        return layer(x.float()).to(x.dtype)
+
+
 class SameConv2d(nn.Conv2d):
     """Convolution that keeps freq and frame; an even kernel gets its odd zero behind."""
 
@@ -30,8 +37,7 @@ class SameConv2d(nn.Conv2d):
             return super().forward(functional.pad(input, self.pad))
         # In bfloat16, oneDNN's gradients of kernels that are dilated along frequency are not numbers, or it
         # reads memory that is not there and the process dies.
-        with torch.autocast("cpu", enabled=False):
-            return self._convolve(input.float()).to(input.dtype)
+        return in_float32(self._convolve, input)
 
     def _convolve(self, input: Tensor) -> Tensor:
         left, right, below, above = self.pad
