@@ -1,4 +1,4 @@
-"""Answers of `bgm_pipeline.query` as tables, CSV, JSON and Parquet, and events as labels.
+"""Answers of `bgm_pipeline.query` as tables, workbooks, CSV, JSON and Parquet, and events as labels.
 
 Nothing slow is imported here: the commands' help needs the names of the formats.
 """
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from bgm_pipeline.store.repository import Store
 
-Format = Literal["table", "csv", "json", "parquet"]
+Format = Literal["table", "csv", "xlsx", "json", "parquet"]
 LabelFormat = Literal["audacity", "webvtt"]
 
 
 def format_of(form: Format | None, out: Path | None) -> Format:
     """The format that was asked for; else the one that the file's name ends in; else a table."""
-    by_name: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+    by_name: dict[str, Format] = {".csv": "csv", ".xlsx": "xlsx", ".json": "json", ".parquet": "parquet"}
     return form or (by_name.get(out.suffix.lower(), "table") if out else "table")
 
 
@@ -45,8 +45,8 @@ def write(frame: DataFrame, form: Format, out: Path | None = None) -> None:
         # Without the mark Excel takes UTF-8 for the code page of its country.
         mark = codecs.BOM_UTF8 if form == "csv" else b""
         write_file(mark + render(frame, form), out)
-    elif form == "parquet" and sys.stdout.isatty():
-        raise InputError("parquet is not for a terminal; name a file: -o FILE.parquet")
+    elif form in ("parquet", "xlsx") and sys.stdout.isatty():
+        raise InputError(f"{form} is not for a terminal; name a file: -o FILE.{form}")
     elif form == "table":
         from rich.console import Console  # noqa: PLC0415
 
@@ -75,8 +75,12 @@ def render(frame: DataFrame, form: Format) -> bytes:
     Moments are ISO 8601 with their offset. What is not known is empty in CSV and null in JSON, which is a
     list of objects, one a line. Times inside a recording are numbers in seconds (`start_s`, `end_s`).
 
-    JSON and Parquet hold every text as it is. CSV is opened with spreadsheets, which take text for a formula
-    where it starts like one: there it gets an apostrophe in front, and control characters are spelled out.
+    JSON, Parquet and workbooks hold every text as it is. CSV is opened with spreadsheets, which take text for
+    a formula where it starts like one: there it gets an apostrophe in front, and control characters are
+    spelled out.
+
+    Raises:
+        InputError: a workbook cannot hold so many rows.
     """
     if form == "parquet":
         return bytes(frame.to_parquet(index=False))
@@ -88,11 +92,35 @@ def render(frame: DataFrame, form: Format) -> bytes:
     if form == "csv":
         free = {name: plain[name].map(_for_spreadsheet, na_action="ignore") for name in _WORDS & {*plain}}
         return plain.assign(**free).to_csv(index=False, lineterminator="\n").encode()
+    if form == "xlsx":
+        return _workbook(plain)
     known = plain.astype(object).where(plain.notna(), None)
     dumped = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in known.to_dict("records"))
     rows = (_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", row) for row in dumped)
     return ("[\n" + ",\n".join(rows) + "\n]\n").encode()
 
+
+def _workbook(frame: DataFrame) -> bytes:
+    """One sheet whose first row names the columns, stays in sight and filters."""
+    from pandas import ExcelWriter  # noqa: PLC0415
+
+    if len(frame) > _SHEET_ROWS:
+        raise InputError(
+            f"a workbook holds {_SHEET_ROWS} rows, and these are {len(frame)}; ask for less, with --since "
+            "and --until, or for CSV or Parquet"
+        )
+    # Left to itself XlsxWriter makes formulas and links of texts that look like them.
+    options = {"strings_to_formulas": False, "strings_to_urls": False, "in_memory": True}
+    content = io.BytesIO()
+    with ExcelWriter(content, engine="xlsxwriter", engine_kwargs={"options": options}) as book:
+        frame.to_excel(book, sheet_name="bgm", index=False, freeze_panes=(1, 0))
+        book.sheets["bgm"].autofilter(0, 0, len(frame), len(frame.columns) - 1)
+        book.sheets["bgm"].autofit()
+    return content.getvalue()
+
+
+_SHEET_ROWS = 2**20 - 1
+"""Below the row that names the columns; more cannot be opened by Excel."""
 
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """What steers a terminal or turns the direction of text; a new line is text of a title."""

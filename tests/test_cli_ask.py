@@ -137,7 +137,7 @@ def test_a_long_table_is_cut_and_says_so(bgm: Bgm, tmp_path: Path, monkeypatch: 
     assert len(bgm("segments", "--format", "csv").stdout.splitlines()) == 502
 
 
-@pytest.mark.parametrize("name", ["answer.csv", "answer.json", "answer.parquet", "answer.txt"])
+@pytest.mark.parametrize("name", ["answer.csv", "answer.json", "answer.parquet", "answer.txt", "answer.xlsx"])
 def test_an_answer_goes_to_a_file_in_the_format_of_its_name(bgm: Bgm, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     result = bgm("events", "-o", str(path))
@@ -145,7 +145,8 @@ def test_an_answer_goes_to_a_file_in_the_format_of_its_name(bgm: Bgm, tmp_path: 
     if name == "answer.txt":
         assert path.read_text().endswith("3 rows\n")
     else:
-        assert getattr(pd, f"read_{path.suffix[1:]}")(path)["end_s"].tolist() == [12, 36, 24]
+        read = getattr(pd, f"read_{path.suffix[1:].replace('xlsx', 'excel')}")
+        assert read(path)["end_s"].tolist() == [12, 36, 24]
 
 
 def test_parquet_goes_down_a_pipe_but_not_to_a_terminal(bgm: Bgm, data_dir: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from openpyxl import load_workbook
 from store.samples import ON_AIR, add_episode, add_programme, identity
 
 from bgm_pipeline import exports, query
@@ -110,6 +111,43 @@ def test_a_csv_file_is_marked_as_utf_8_for_spreadsheets_and_a_pipe_is_not(
     assert len(json.loads(path.read_bytes())) == 4
 
 
+def test_a_workbook_is_read_back_as_it_was(filled: Store, tmp_path: Path) -> None:
+    path = tmp_path / "segments.xlsx"
+    asked = query.segments(filled, tz=UTC)
+    formula = '=HYPERLINK("http://example.org")'
+    exports.write(asked.assign(model=[formula, "@SUM(1)", "http://example.org", "\x1b[31m"]), "xlsx", path)
+    found = pd.read_excel(path)
+    assert list(found.columns) == list(query.SEGMENT_COLUMNS)
+    assert found["title"].tolist()[:3] == ["[b]Nüws[/b]\n2"] * 3
+    assert found["start_s"].tolist() == [0, 12, 24, 0]
+    assert found["has_music"].tolist() == [True, False, True, True]
+    assert found["air_start"].tolist()[:2] == ["2026-03-31T20:15:00+00:00", "2026-03-31T20:15:12+00:00"]
+    assert found["air_start"].isna().tolist() == [False, False, False, True]
+    sheet = load_workbook(path).active
+    assert sheet is not None
+    column = list(query.SEGMENT_COLUMNS).index("model") + 1
+    cells = [sheet.cell(row, column) for row in range(2, 6)]
+    assert [(cell.value, cell.data_type, cell.hyperlink) for cell in cells] == [
+        (formula, "s", None),
+        ("@SUM(1)", "s", None),
+        ("http://example.org", "s", None),
+        ("_x001B_[31m", "s", None),
+    ]
+    assert (sheet.freeze_panes, sheet.auto_filter.ref) == ("A2", sheet.dimensions)
+
+
+def test_a_workbook_without_rows_names_its_columns(filled: Store, tmp_path: Path) -> None:
+    exports.write(query.events(filled, channel="none"), "xlsx", tmp_path / "none.xlsx")
+    found = pd.read_excel(tmp_path / "none.xlsx")
+    assert (list(found.columns), len(found)) == (list(query.EVENT_COLUMNS), 0)
+
+
+def test_more_rows_than_a_workbook_holds_are_refused() -> None:
+    frame = pd.DataFrame({"episode_id": range(2**20)})
+    with pytest.raises(InputError, match=r"holds 1048575 rows, and these are 1048576; ask for less"):
+        exports.render(frame, "xlsx")
+
+
 def test_parquet_is_read_back_with_its_types(filled: Store, tmp_path: Path) -> None:
     path = tmp_path / "segments.parquet"
     asked = query.segments(filled, tz=UTC)
@@ -154,6 +192,7 @@ def test_a_table_leaves_out_columns_that_nothing_is_known_for(filled: Store) -> 
         (None, Path("a.csv"), "csv"),
         (None, Path("a.JSON"), "json"),
         (None, Path("a.parquet"), "parquet"),
+        (None, Path("a.xlsx"), "xlsx"),
         (None, Path("a.txt"), "table"),
         ("json", Path("a.csv"), "json"),
     ],

@@ -69,7 +69,8 @@ def test_every_command_runs(in_place: Path) -> None:
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{line}: {result.output} {result.exception!r}"
         assert result.stderr in ("", "nothing wrong found\n")
-    written = {"events.parquet", "silent.csv", "labels.txt", "music.vtt", "song.flac", "song.wav"}
+    written = {"events.parquet", "silent.csv", "music.xlsx", "labels.txt", "music.vtt"}
+    written |= {"song.flac", "song.wav"}
     assert written <= {path.name for path in in_place.iterdir()}
     assert soundfile.info(in_place / "song.wav").duration == 65.5
 
