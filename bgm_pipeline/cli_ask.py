@@ -196,6 +196,30 @@ def drop_old(
             typer.echo(f"dropped run {run_id}")
 
 
+@store_app.command()
+def drop(
+    episode: Annotated[
+        list[int],
+        typer.Argument(metavar="EPISODE...", min=1, max=_LARGEST, help="numbers; see `bgm episodes`"),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="without asking")] = False,
+) -> None:
+    """Drops episodes that do not belong into the log, with all their results and stems.
+
+    Their files are left alone: what lies in the inbox, the next night processes anew.
+    """
+    from bgm_pipeline.media.ffmpeg import shown
+    from bgm_pipeline.store.attempts import newest_attempts
+
+    with _store() as store:
+        for one in newest_attempts(store, episode):
+            told = filter(None, [one.episode.channel, one.episode.title, str(one.episode.path)])
+            question = f"drop episode {one.episode_id} ({shown(', '.join(told))}), its results and its stems?"
+            if yes or typer.confirm(question, err=True):
+                store.drop_episode(one.episode_id)
+                typer.echo(f"dropped episode {one.episode_id}")
+
+
 @db_app.command()
 def upgrade() -> None:
     """Brings the database's tables to this version's state."""

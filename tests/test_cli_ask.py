@@ -256,6 +256,27 @@ def test_store_check_tells_removes_and_ends_with_1_while_something_is_wrong(
     )
 
 
+def test_store_drop_asks_and_drops_what_was_named(
+    bgm: Bgm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BGM_DATA_DIR", str(tmp_path))
+    with open_store(Settings(data_dir=tmp_path, database_url="", stem_store="")) as store:
+        for number in (1, 2, 3):
+            add_programme(store, f"{number}.ts", (1.0, None), "One", f"Test {number}")
+
+    result = bgm("store", "drop", "1", "9")
+    assert (result.exit_code, str(result.exception)) == (1, "there is no episode 9; bgm episodes lists them")
+    result = bgm("store", "drop", "1")
+    assert result.stderr.startswith("drop episode 1 (One, Test 1, /inbox/1.ts), its results and its stems?")
+    assert (result.exit_code, result.stdout.strip()) == (1, "")
+    assert len(asked(bgm("episodes", "--format", "json"))) == 3
+
+    result = bgm("store", "drop", "3", "1", "--yes")
+    assert (result.exit_code, result.stdout) == (0, "dropped episode 3\ndropped episode 1\n")
+    assert [number for number, _ in asked(bgm("episodes", "--format", "json"))] == [2]
+    assert bgm("store", "check").exit_code == 0
+
+
 def test_db_upgrade_makes_the_tables(bgm: Bgm, pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BGM_DATABASE_URL", pg_url)
     result = bgm("episodes")

@@ -200,11 +200,7 @@ class Store:
         """
         with ExitStack() as undo:
             with self.writing() as session:
-                found = session.scalar(
-                    select(EpisodeRow.id).where(EpisodeRow.id == episode_id).with_for_update()
-                )
-                if found is None:
-                    raise StoreError(f"there is no episode {episode_id}; bgm episodes lists them")
+                self._lock(session, episode_id)
                 self._end_earlier(session, episode_id, identity)
                 run = new_run(episode_id, identity, flow_run_url)
                 session.add(run)
@@ -221,11 +217,8 @@ class Store:
         """Make room for a new run of an episode that is locked."""
         for earlier, is_live in runs_in_progress(session, self.stems.namespace, episode_id):
             if is_live:
-                raise EpisodeBusyError(
-                    f"episode {episode_id} is being processed (run {earlier.id}, {earlier.owner}, since "
-                    f"{earlier.started_at:%Y-%m-%d %H:%M} UTC); wait for it, or end that process",
-                    is_same=changes.identity_of_run(earlier) == identity,
-                )
+                is_same = changes.identity_of_run(earlier) == identity
+                raise EpisodeBusyError(_being_processed(earlier), is_same=is_same)
             changes.fail(earlier, INTERRUPTED)
         session.flush()
 
@@ -341,6 +334,20 @@ class Store:
             self._sweep(episode_id)
         return dropped
 
+    def drop_episode(self, episode_id: int) -> None:
+        """Remove an episode with all its runs and their stems, as if its file had never been seen.
+
+        Raises:
+            StoreError: there is none of this number, or a process is at work on it.
+        """
+        with self.writing() as session:
+            self._lock(session, episode_id)
+            for run, is_live in runs_in_progress(session, self.stems.namespace, episode_id):
+                if is_live:
+                    raise StoreError(_being_processed(run))
+            session.execute(delete(EpisodeRow).where(EpisodeRow.id == episode_id))
+        self._sweep(episode_id)
+
     def withdraw_run(self, run_id: int) -> None:
         """End a run that turned out not to be needed, as if it had never been started."""
         try:
@@ -364,6 +371,13 @@ class Store:
             for run, is_live in runs_in_progress(session, self.stems.namespace):
                 if not is_live:
                     changes.fail(run, INTERRUPTED)
+
+    @staticmethod
+    def _lock(session: Session, episode_id: int) -> None:
+        """Keep an episode as it is for everyone else until the transaction ends."""
+        is_it = EpisodeRow.id == episode_id
+        if session.scalar(select(EpisodeRow.id).where(is_it).with_for_update()) is None:
+            raise StoreError(f"there is no episode {episode_id}; bgm episodes lists them")
 
     @staticmethod
     def _locked(session: Session, run_id: int) -> RunRow | None:
@@ -408,6 +422,13 @@ class Store:
                 self.stems.remove_run(episode_id, run_id)
         except StoreError as error:
             log.warning("%s; run: bgm store check --remove", error)
+
+
+def _being_processed(run: RunRow) -> str:
+    return (
+        f"episode {run.episode_id} is being processed (run {run.id}, {run.owner}, since "
+        f"{run.started_at:%Y-%m-%d %H:%M} UTC); wait for it, or end that process"
+    )
 
 
 def _not_in_progress(run_id: int) -> StoreError:

@@ -10,7 +10,7 @@ from bgm_pipeline import query
 from bgm_pipeline.errors import StoreError
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.lease import LEASE_MS, is_alive, this_process
-from bgm_pipeline.store.orm import EpisodeRow, RunRow
+from bgm_pipeline.store.orm import EpisodeRow, RunRow, SegmentRow
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
 from bgm_pipeline.store.session import open_store
 from bgm_pipeline.types import Episode
@@ -255,6 +255,32 @@ def test_a_run_of_a_dead_process_is_taken_over(store: Store) -> None:
     with pytest.raises(StoreError, match=f"run {dead} is not in progress"):
         store.finish_run(dead, make_result(store.stems.begin(episode_id, dead), LEVELS))
     assert files(store) == keys(store)
+
+
+@everywhere
+def test_a_dropped_episode_leaves_nothing_and_takes_nothing_else_away(store: Store) -> None:
+    kept, gone = add_episode(store, "kept.ts"), add_episode(store, "gone.ts")
+    add_run(store, kept, identity("kept.ts"), LEVELS)
+    before = rows(store, kept), files(store)
+    add_run(store, gone, identity("gone.ts"), LEVELS)
+    add_run(store, gone, identity("gone.ts", "new"), LEVELS)
+
+    running = store.start_run(gone, identity("gone.ts", "newer"))
+    store.stems.begin(gone, running).write(0, music(0))
+    with pytest.raises(StoreError, match=rf"episode {gone} is being processed \(run {running}"):
+        store.drop_episode(gone)
+    assert len(rows(store, gone)) > 0
+    store.fail_run(running, "stopped")
+
+    store.drop_episode(gone)
+    with store.reading() as connection:
+        of_whom = set(connection.scalars(select(RunRow.episode_id)))
+        segments = set(connection.scalars(select(SegmentRow.run_id)))
+    assert (of_whom, len(segments)) == ({kept}, 1)
+    assert (rows(store, kept), files(store)) == before
+    with pytest.raises(StoreError, match=f"there is no episode {gone}; bgm episodes lists them"):
+        store.drop_episode(gone)
+    assert add_episode(store, "gone.ts") > gone, "its number is not given to another one"
 
 
 def test_signs_of_life() -> None:
