@@ -124,7 +124,7 @@ every network): {speakers} sources of speech over {own} tracks of music, which n
 Levels are of the music to the speech, dB, both where they sound. Every single figure is in `separation/`; ±
 is the 95 % interval of the mean (Student's t over the mixtures; it says nothing of other music or voices).
 
-{_exponent(settings)}**The data are not the paper's**, and the networks have heard less: see the hours below.
+{_how(settings)}**The data are not the paper's**, and the networks have heard less: see the hours below.
 The paper tested on 1,823 mixtures of pop songs and broadcast speech, after 90 epochs of 6 h.
 
 ## Table 2
@@ -319,9 +319,13 @@ it such a file can hold. In 5.1, speech lies in the centre and music around it."
     return "\n\n".join([*parts, ""])
 
 
-def _exponent(settings: Settings) -> str:
-    exponent = settings.separation.mask_exponent
-    return f"Networks' masks are raised to the power of {exponent:g} (`BGM_SEPARATION__MASK_EXPONENT`).\n\n"
+def _how(settings: Settings) -> str:
+    how = settings.separation
+    bfloat16 = ", and they are computed in bfloat16 (`BGM_SEPARATION__BFLOAT16`)" if how.bfloat16 else ""
+    return (
+        f"Networks' masks are raised to the power of {how.mask_exponent:g} (`BGM_SEPARATION__MASK_EXPONENT`)"
+        f"{bfloat16}.\n\n"
+    )
 
 
 def _differences(comparison: Comparison) -> str:

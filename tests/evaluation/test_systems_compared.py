@@ -257,6 +257,21 @@ def test_what_differs_from_the_paper_is_said_and_what_separation_brings_is_count
     assert either_table(compared).to_numpy().tolist() == [["unet", *[10] * 4], ["mdensenet", *[0] * 4]]
 
 
+def test_the_report_tells_how_the_networks_were_computed(folder: Path, tmp_path: Path) -> None:
+    made = [made_up(MIXTURE, "", 0.0, "wrong"), made_up("same", "passthrough", 0.0, "wrong")]
+    compared = Comparison(
+        [system for system, _ in made],
+        {system.label: rows for system, rows in made},
+        TestSet(folder, "test", 10),
+    )
+    how = "raised to the power of 0.7 (`BGM_SEPARATION__MASK_EXPONENT`)"
+    assert f"{how}.\n" in write(compared, SETTINGS, "bgm evaluate", tmp_path).read_text()
+    separation = SETTINGS.separation.model_copy(update={"bfloat16": True})
+    less_exact = SETTINGS.model_copy(update={"separation": separation})
+    text = write(compared, less_exact, "bgm evaluate", tmp_path).read_text()
+    assert f"{how}, and they are computed in bfloat16 (`BGM_SEPARATION__BFLOAT16`).\n" in text
+
+
 def test_the_report_sets_networks_beside_the_paper(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
