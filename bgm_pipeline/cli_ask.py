@@ -44,7 +44,7 @@ FormatOption = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="write to this file")]
 
-store_app = typer.Typer(no_args_is_help=True, help="The stem store.")
+store_app = typer.Typer(no_args_is_help=True, help="The stem store, and what is kept.")
 db_app = typer.Typer(no_args_is_help=True, help="The database.")
 
 
@@ -199,25 +199,34 @@ def drop_old(
 @store_app.command()
 def drop(
     episode: Annotated[
-        list[int],
-        typer.Argument(metavar="EPISODE...", min=1, max=_LARGEST, help="numbers; see `bgm episodes`"),
+        list[int], typer.Argument(metavar="EPISODE", min=1, max=_LARGEST, help="numbers; see `bgm episodes`")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="without asking")] = False,
 ) -> None:
-    """Drops episodes that do not belong into the log, with all their results and stems.
+    """Drops episodes that are not to be reported, with all their results and stems.
 
-    Their files are left alone: what lies in the inbox, the next night processes anew.
+    Take their recordings out of the inbox first, else the next night processes them anew.
     """
+    from bgm_pipeline.errors import StoreError
     from bgm_pipeline.media.ffmpeg import shown
     from bgm_pipeline.store.attempts import newest_attempts
 
+    is_refused = False
     with _store() as store:
-        for one in newest_attempts(store, episode):
+        for one in newest_attempts(store, list(dict.fromkeys(episode))):
             told = filter(None, [one.episode.channel, one.episode.title, str(one.episode.path)])
             question = f"drop episode {one.episode_id} ({shown(', '.join(told))}), its results and its stems?"
-            if yes or typer.confirm(question, err=True):
+            if not yes and not typer.confirm(question):
+                continue
+            try:
                 store.drop_episode(one.episode_id)
+            except StoreError as error:
+                is_refused = True
+                typer.echo(f"bgm: {error}", err=True)
+            else:
                 typer.echo(f"dropped episode {one.episode_id}")
+    if is_refused:
+        raise typer.Exit(1)
 
 
 @db_app.command()
@@ -283,8 +292,9 @@ def _answer(
 
     form = exports.format_of(form, out)
     readable = form == "table" and limit is None
+    most = {"table": TABLE_ROWS + 1, "xlsx": exports.SHEET_ROWS + 1}
     with _store() as store:
-        frame = ask(store, **filters, limit=TABLE_ROWS + 1 if readable else limit)
+        frame = ask(store, **filters, limit=most.get(form) if limit is None else limit)
     if readable and len(frame) > TABLE_ROWS:
         frame = frame.head(TABLE_ROWS)
         typer.echo(f"bgm: only the first {TABLE_ROWS}; more with --limit, all with -o FILE.csv", err=True)

@@ -75,9 +75,9 @@ def render(frame: DataFrame, form: Format) -> bytes:
     Moments are ISO 8601 with their offset. What is not known is empty in CSV and null in JSON, which is a
     list of objects, one a line. Times inside a recording are numbers in seconds (`start_s`, `end_s`).
 
-    JSON, Parquet and workbooks hold every text as it is. CSV is opened with spreadsheets, which take text for
-    a formula where it starts like one: there it gets an apostrophe in front, and control characters are
-    spelled out.
+    JSON and Parquet hold every text as it is. CSV is opened with spreadsheets, which take text for a formula
+    where it starts like one: there it gets an apostrophe in front, and control characters are spelled out.
+    They are in workbooks, too, whose texts need no apostrophe; of a text, a cell holds 32,767 UTF-16 units.
 
     Raises:
         InputError: a workbook cannot hold so many rows.
@@ -92,9 +92,9 @@ def render(frame: DataFrame, form: Format) -> bytes:
     if form == "csv":
         free = {name: plain[name].map(_for_spreadsheet, na_action="ignore") for name in _WORDS & {*plain}}
         return plain.assign(**free).to_csv(index=False, lineterminator="\n").encode()
-    if form == "xlsx":
-        return _workbook(plain)
     known = plain.astype(object).where(plain.notna(), None)
+    if form == "xlsx":
+        return _workbook(known)
     dumped = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in known.to_dict("records"))
     rows = (_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", row) for row in dumped)
     return ("[\n" + ",\n".join(rows) + "\n]\n").encode()
@@ -102,25 +102,37 @@ def render(frame: DataFrame, form: Format) -> bytes:
 
 def _workbook(frame: DataFrame) -> bytes:
     """One sheet whose first row names the columns, stays in sight and filters."""
-    from pandas import ExcelWriter  # noqa: PLC0415
+    from xlsxwriter import Workbook  # noqa: PLC0415
 
-    if len(frame) > _SHEET_ROWS:
+    if len(frame) > SHEET_ROWS:
         raise InputError(
-            f"a workbook holds {_SHEET_ROWS} rows, and these are {len(frame)}; ask for less, with --since "
-            "and --until, or for CSV or Parquet"
+            f"a workbook holds {SHEET_ROWS} rows, and these are more; ask for less, with --since and "
+            "--until, or for CSV or Parquet"
         )
     # Left to itself XlsxWriter makes formulas and links of texts that look like them.
-    options = {"strings_to_formulas": False, "strings_to_urls": False, "in_memory": True}
+    options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
     content = io.BytesIO()
-    with ExcelWriter(content, engine="xlsxwriter", engine_kwargs={"options": options}) as book:
-        frame.to_excel(book, sheet_name="bgm", index=False, freeze_panes=(1, 0))
-        book.sheets["bgm"].autofilter(0, 0, len(frame), len(frame.columns) - 1)
-        book.sheets["bgm"].autofit()
+    with Workbook(content, options) as book:
+        sheet = book.add_worksheet("bgm")
+        sheet.freeze_panes(1, 0)
+        sheet.autofilter(0, 0, len(frame), len(frame.columns) - 1)
+        for at, name in enumerate(frame):
+            longest = max((len(str(cell)) for cell in frame[name].head(_LOOKED_AT)), default=0)
+            sheet.set_column(at, at, min(max(len(str(name)) + 3, longest + 1), _WIDEST))
+        sheet.write_row(0, 0, frame.columns)
+        for at, row in enumerate(frame.itertuples(index=False, name=None), 1):
+            sheet.write_row(at, 0, [_for_cell(cell) if isinstance(cell, str) else cell for cell in row])
     return content.getvalue()
 
 
-_SHEET_ROWS = 2**20 - 1
-"""Below the row that names the columns; more cannot be opened by Excel."""
+SHEET_ROWS = 2**20 - 1
+"""Rows of a workbook, below the one that names the columns; Excel opens no more."""
+
+_CELL = 32_767
+"""UTF-16 code units that Excel takes in a cell."""
+
+_LOOKED_AT, _WIDEST = 500, 50
+"""How many rows decide how wide a column is, and characters that it has at most."""
 
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """What steers a terminal or turns the direction of text; a new line is text of a title."""
@@ -131,8 +143,15 @@ forms of the same characters, too."""
 
 
 def _for_spreadsheet(text: str) -> str:
-    harmless = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-    return _FORMULA.sub(r"\1'\2", harmless)
+    return _FORMULA.sub(r"\1'\2", _spelled_out(text))
+
+
+def _for_cell(text: str) -> str:
+    return _spelled_out(text).encode("utf-16-le")[: 2 * _CELL].decode("utf-16-le", "ignore")
+
+
+def _spelled_out(text: str) -> str:
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def labels(store: Store, episode_id: int, form: LabelFormat) -> str:

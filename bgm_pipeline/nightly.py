@@ -9,7 +9,7 @@ from typing import Any
 from pandas import isna
 
 from bgm_pipeline import query
-from bgm_pipeline.errors import MediaError
+from bgm_pipeline.errors import MediaError, StoreError
 from bgm_pipeline.inbox import FoundFile, scan_inbox
 from bgm_pipeline.media.probe import check_readable
 from bgm_pipeline.night_report import NightReport, NightRow, Outcome, guarded
@@ -119,10 +119,11 @@ def done_row(found: FoundFile, done: Processed, store: Store) -> NightRow:
     """The row of a file that was processed, or turned out to be known.
 
     Raises:
-        StoreError: the database cannot be read.
+        StoreError: the database cannot be read, or the episode was dropped meanwhile.
     """
-    (episode,) = query.episodes(store, episode_id=done.episode_id).to_dict("records")
-    return _row(found, "new" if done.is_new else "known", episode)
+    for episode in query.episodes(store, episode_id=done.episode_id).to_dict("records"):
+        return _row(found, "new" if done.is_new else "known", episode)
+    raise StoreError(f"its episode {done.episode_id} was dropped meanwhile")
 
 
 def _row(found: FoundFile, outcome: Outcome, episode: dict[Any, Any]) -> NightRow:

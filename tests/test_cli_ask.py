@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from store.samples import ON_AIR, add_episode, add_programme, folder_of, music
+from store.samples import ON_AIR, add_episode, add_programme, folder_of, identity, music
 from typer.testing import CliRunner, Result
 
 from bgm_pipeline.cli import app
@@ -149,16 +149,19 @@ def test_an_answer_goes_to_a_file_in_the_format_of_its_name(bgm: Bgm, tmp_path: 
         assert read(path)["end_s"].tolist() == [12, 36, 24]
 
 
-def test_parquet_goes_down_a_pipe_but_not_to_a_terminal(bgm: Bgm, data_dir: Path) -> None:
-    result = bgm("events", "--format", "parquet")
-    assert result.stdout_bytes.startswith(b"PAR1")
+@pytest.mark.parametrize(("form", "start"), [("parquet", b"PAR1"), ("xlsx", b"PK")])
+def test_what_is_no_text_goes_down_a_pipe_but_not_to_a_terminal(
+    bgm: Bgm, data_dir: Path, form: str, start: bytes
+) -> None:
+    result = bgm("events", "--format", form)
+    assert result.stdout_bytes.startswith(start)
 
     terminal, end = pty.openpty()
-    command = [*BGM, "events", "--format", "parquet"]
+    command = [*BGM, "events", "--format", form]
     done = subprocess.run(command, stdout=end, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(end)
     os.close(terminal)
-    assert done.stderr == "bgm: parquet is not for a terminal; name a file: -o FILE.parquet\n"
+    assert done.stderr == f"bgm: {form} is not for a terminal; name a file: -o FILE.{form}\n"
     assert done.returncode == 1
 
 
@@ -261,20 +264,33 @@ def test_store_drop_asks_and_drops_what_was_named(
 ) -> None:
     monkeypatch.setenv("BGM_DATA_DIR", str(tmp_path))
     with open_store(Settings(data_dir=tmp_path, database_url="", stem_store="")) as store:
-        for number in (1, 2, 3):
+        for number in (1, 2, 3, 4, 5):
             add_programme(store, f"{number}.ts", (1.0, None), "One", f"Test {number}")
+
+    def left() -> list[int]:
+        return [number for number, _ in asked(bgm("episodes", "--format", "json"))]
 
     result = bgm("store", "drop", "1", "9")
     assert (result.exit_code, str(result.exception)) == (1, "there is no episode 9; bgm episodes lists them")
-    result = bgm("store", "drop", "1")
-    assert result.stderr.startswith("drop episode 1 (One, Test 1, /inbox/1.ts), its results and its stems?")
-    assert (result.exit_code, result.stdout.strip()) == (1, "")
-    assert len(asked(bgm("episodes", "--format", "json"))) == 3
+    assert len(left()) == 5
+    result = CliRunner().invoke(app, ["store", "drop", "1", "2"], input="n\ny\n")
+    assert "drop episode 1 (One, Test 1, /inbox/1.ts), its results and its stems?" in result.stdout
+    assert result.exit_code == 0 and result.stdout.endswith("dropped episode 2\n")
+    assert 2 not in left() and len(left()) == 4
 
-    result = bgm("store", "drop", "3", "1", "--yes")
-    assert (result.exit_code, result.stdout) == (0, "dropped episode 3\ndropped episode 1\n")
-    assert [number for number, _ in asked(bgm("episodes", "--format", "json"))] == [2]
+    with open_store(Settings(data_dir=tmp_path, database_url="", stem_store="")) as store:
+        store.start_run(3, identity("3.ts", "new"))
+        result = bgm("store", "drop", "5", "3", "3", "1", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "dropped episode 5\ndropped episode 1\n")
+    assert result.stderr.startswith("bgm: episode 3 is being processed (run ")
+    assert sorted(left()) == [3, 4]
     assert bgm("store", "check").exit_code == 0
+
+    monkeypatch.setenv("BGM_STEM_STORE", str(tmp_path / "not mounted"))
+    result = bgm("store", "drop", "4", "--yes")
+    assert result.exit_code == 1 and "not the stem store of this database" in result.stderr
+    monkeypatch.delenv("BGM_STEM_STORE")
+    assert sorted(left()) == [3, 4]
 
 
 def test_db_upgrade_makes_the_tables(bgm: Bgm, pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

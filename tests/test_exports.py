@@ -114,8 +114,8 @@ def test_a_csv_file_is_marked_as_utf_8_for_spreadsheets_and_a_pipe_is_not(
 def test_a_workbook_is_read_back_as_it_was(filled: Store, tmp_path: Path) -> None:
     path = tmp_path / "segments.xlsx"
     asked = query.segments(filled, tz=UTC)
-    formula = '=HYPERLINK("http://example.org")'
-    exports.write(asked.assign(model=[formula, "@SUM(1)", "http://example.org", "\x1b[31m"]), "xlsx", path)
+    texts = ["=1+1", "{=1+1}", "http://example.org", "\x1b[31m"]
+    exports.write(asked.assign(model=texts), "xlsx", path)
     found = pd.read_excel(path)
     assert list(found.columns) == list(query.SEGMENT_COLUMNS)
     assert found["title"].tolist()[:3] == ["[b]Nüws[/b]\n2"] * 3
@@ -127,13 +127,27 @@ def test_a_workbook_is_read_back_as_it_was(filled: Store, tmp_path: Path) -> Non
     assert sheet is not None
     column = list(query.SEGMENT_COLUMNS).index("model") + 1
     cells = [sheet.cell(row, column) for row in range(2, 6)]
-    assert [(cell.value, cell.data_type, cell.hyperlink) for cell in cells] == [
-        (formula, "s", None),
-        ("@SUM(1)", "s", None),
-        ("http://example.org", "s", None),
-        ("_x001B_[31m", "s", None),
+    assert [(cell.value, cell.hyperlink) for cell in cells] == [(text, None) for text in texts[:3]] + [
+        (r"\x1b[31m", None)
     ]
+    assert {cell.data_type for row in sheet.iter_rows() for cell in row} == {"s", "n", "b"}
     assert (sheet.freeze_panes, sheet.auto_filter.ref) == ("A2", sheet.dimensions)
+
+
+def test_a_workbook_of_episodes_leaves_empty_what_is_not_known(filled: Store, tmp_path: Path) -> None:
+    exports.write(query.episodes(filled), "xlsx", tmp_path / "episodes.xlsx")
+    found = pd.read_excel(tmp_path / "episodes.xlsx").set_index("episode_id")
+    assert found.loc[[1, 2], "run_id"].tolist() == [1, 2]
+    never_ran = found.loc[3]
+    assert never_ran[["run_id", "duration_s", "started_at", "reason"]].isna().all()
+
+
+def test_a_text_is_cut_where_a_cell_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "long.xlsx"
+    exports.write(pd.DataFrame({"reason": ["x" * 40_000, "😀" * 20_000]}), "xlsx", path)
+    assert pd.read_excel(path)["reason"].tolist() == ["x" * 32_767, "😀" * 16_383]
+    sheet = load_workbook(path).active
+    assert sheet is not None and sheet.column_dimensions["A"].width < 60
 
 
 def test_a_workbook_without_rows_names_its_columns(filled: Store, tmp_path: Path) -> None:
@@ -144,7 +158,7 @@ def test_a_workbook_without_rows_names_its_columns(filled: Store, tmp_path: Path
 
 def test_more_rows_than_a_workbook_holds_are_refused() -> None:
     frame = pd.DataFrame({"episode_id": range(2**20)})
-    with pytest.raises(InputError, match=r"holds 1048575 rows, and these are 1048576; ask for less"):
+    with pytest.raises(InputError, match=r"holds 1048575 rows, and these are more; ask for less"):
         exports.render(frame, "xlsx")
 
 

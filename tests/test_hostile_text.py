@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nights import environment_of, record, small_settings
+from openpyxl import load_workbook
 from sqlalchemy import text
 from store.samples import ON_AIR, add_programme, on_sqlite
 
@@ -35,6 +36,7 @@ TITLES = [
     "a\n=1+1",
     "\t=1+1",
     "＝1+1",
+    "{=1+1}",
     "'; DROP TABLE episodes; --",
     "100 %' OR '1'='1",
     "<img src=x onerror=alert(1)><script>alert(1)</script>",
@@ -102,6 +104,19 @@ def test_no_text_becomes_a_formula_of_a_spreadsheet(title: str) -> None:
     (row,) = csv.DictReader(io.StringIO(table.decode(), newline=""))
     if title.isalnum():
         assert row["channel"] == title
+
+
+@given(st.one_of(free_text, tricky, st.sampled_from(TITLES)))
+def test_every_text_is_a_text_in_a_workbook(title: str) -> None:
+    frame = pd.DataFrame({"title": [title], "path": [f"{title}x"]}, dtype="string")
+    sheet = load_workbook(io.BytesIO(exports.render(frame, "xlsx"))).active
+    assert sheet is not None
+    cells = [sheet.cell(2, column) for column in (1, 2)]
+    assert cells[1].data_type == "s" and cells[1].hyperlink is None
+    assert cells[0].data_type == ("s" if title else "n"), "nothing is nothing"
+    assert not STEERS.search(str(cells[1].value))
+    if title.isalnum():
+        assert cells[0].value == title
 
 
 @given(st.one_of(free_text, tricky))

@@ -47,6 +47,7 @@ def note_failures(store: Store, failed: Iterable[FailedFlowRun]) -> None:
                 .where(EpisodeRow.path == plain_text(one.path))
                 .order_by(EpisodeRow.id.desc())
                 .limit(1)
+                .with_for_update()
             ).one_or_none()
             if episode is None or episode.registered_at > one.failed_at + _CLOCKS:
                 continue

@@ -109,10 +109,12 @@ class Store:
                 new = {"channel": "", "title": "", "registered_at": Clock(), **values}
                 with suppress(IntegrityError), session.begin_nested():
                     session.execute(insert(EpisodeRow).values(source_sha256=source_sha256, **new))
+            columns = [getattr(EpisodeRow, name) for name in told]
+            known = session.execute(select(*columns).where(same_bytes).with_for_update()).one_or_none()
+            if known is None:
+                raise StoreError(f"{episode.path}: its episode was dropped just now; process it again")
             if not is_news:
-                columns = [getattr(EpisodeRow, name) for name in told]
-                known = session.execute(select(*columns).where(same_bytes).with_for_update()).one()._mapping
-                values = {name: value for name, value in values.items() if not known.get(name)}
+                values = {name: value for name, value in values.items() if not known._mapping.get(name)}
             episode_id = session.execute(
                 update(EpisodeRow).where(same_bytes).values(values).returning(EpisodeRow.id)
             ).scalar_one()
@@ -304,6 +306,7 @@ class Store:
                 .where(EpisodeRow.path == plain_text(str(path.absolute())))
                 .order_by(EpisodeRow.id.desc())
                 .limit(1)
+                .with_for_update()
             ).one_or_none()
             if episode is not None:
                 run = new_run(episode.id, identity_of(episode.source_sha256), flow_run_url)
@@ -335,18 +338,21 @@ class Store:
         return dropped
 
     def drop_episode(self, episode_id: int) -> None:
-        """Remove an episode with all its runs and their stems, as if its file had never been seen.
+        """Remove an episode with all its runs and their stems. Its number is not given again.
 
         Raises:
-            StoreError: there is none of this number, or a process is at work on it.
+            EpisodeBusyError: a process that lives is at work on it.
+            StoreError: there is none of this number; or the stem store cannot be read, or is another.
         """
+        self.confirm_stems()
         with self.writing() as session:
             self._lock(session, episode_id)
             for run, is_live in runs_in_progress(session, self.stems.namespace, episode_id):
                 if is_live:
-                    raise StoreError(_being_processed(run))
+                    raise EpisodeBusyError(_being_processed(run))
             session.execute(delete(EpisodeRow).where(EpisodeRow.id == episode_id))
-        self._sweep(episode_id)
+        with _left_to_the_check():
+            self.stems.remove_episode(episode_id)
 
     def withdraw_run(self, run_id: int) -> None:
         """End a run that turned out not to be needed, as if it had never been started."""
@@ -410,7 +416,7 @@ class Store:
 
         Folders are listed before rows are read: a run has its row before its folder.
         """
-        try:
+        with _left_to_the_check():
             on_disk = self.stems.runs_of(episode_id)
             if not on_disk:
                 return
@@ -420,8 +426,15 @@ class Store:
                 ).all()
             for run_id in on_disk.difference(belonging):
                 self.stems.remove_run(episode_id, run_id)
-        except StoreError as error:
-            log.warning("%s; run: bgm store check --remove", error)
+
+
+@contextmanager
+def _left_to_the_check() -> Iterator[None]:
+    """Warns of files that cannot be removed now: `check.remove_leftovers` finds them."""
+    try:
+        yield
+    except StoreError as error:
+        log.warning("%s; run: bgm store check --remove", error)
 
 
 def _being_processed(run: RunRow) -> str:

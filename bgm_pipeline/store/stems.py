@@ -130,6 +130,14 @@ class StemStore:
         """
         self.remove(self.run_folder(episode_id, run_id))
 
+    def remove_episode(self, episode_id: int) -> None:
+        """Remove all files of one episode.
+
+        Raises:
+            StoreError: they cannot be removed.
+        """
+        self.remove(self._episode_folder(episode_id))
+
     def remove(self, key: str) -> None:
         """Remove a file, or a folder with all that is in it.
 

@@ -10,7 +10,7 @@ from bgm_pipeline import query
 from bgm_pipeline.errors import StoreError
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.lease import LEASE_MS, is_alive, this_process
-from bgm_pipeline.store.orm import EpisodeRow, RunRow, SegmentRow
+from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, StemRow
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
 from bgm_pipeline.store.session import open_store
 from bgm_pipeline.types import Episode
@@ -267,17 +267,22 @@ def test_a_dropped_episode_leaves_nothing_and_takes_nothing_else_away(store: Sto
 
     running = store.start_run(gone, identity("gone.ts", "newer"))
     store.stems.begin(gone, running).write(0, music(0))
-    with pytest.raises(StoreError, match=rf"episode {gone} is being processed \(run {running}"):
+    with pytest.raises(EpisodeBusyError, match=rf"episode {gone} is being processed \(run {running}"):
         store.drop_episode(gone)
     assert len(rows(store, gone)) > 0
-    store.fail_run(running, "stopped")
+    machine = this_process().rpartition(" ")[0]
+    with store.writing() as session:
+        dead = update(RunRow).where(RunRow.id == running).values(owner=f"{machine} 4194303")
+        session.execute(dead)
 
     store.drop_episode(gone)
     with store.reading() as connection:
-        of_whom = set(connection.scalars(select(RunRow.episode_id)))
-        segments = set(connection.scalars(select(SegmentRow.run_id)))
-    assert (of_whom, len(segments)) == ({kept}, 1)
+        for row in (RunRow.id, SegmentRow.run_id, EventRow.run_id, StemRow.run_id):
+            assert len(set(connection.scalars(select(row)))) == 1, row
     assert (rows(store, kept), files(store)) == before
+    assert {owner and owner[0] for _, owner in store.stems.contents()} == {kept}
+    with pytest.raises(StoreError, match=f"run {running} is not in progress"):
+        store.finish_run(running, make_result(store.stems.begin(gone, running), LEVELS))
     with pytest.raises(StoreError, match=f"there is no episode {gone}; bgm episodes lists them"):
         store.drop_episode(gone)
     assert add_episode(store, "gone.ts") > gone, "its number is not given to another one"
