@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -29,13 +29,17 @@ class System:
     label: str
     model: str = ""
     """Name or weights file of a network; empty for a baseline."""
+    sha256: str = field(init=False)
+    """Of the network's weights, as they were when this was made; of the label for a baseline."""
 
-    @property
-    def sha256(self) -> str:
-        """Of the network's weights; of the label for a baseline."""
-        if self.model:
-            return registry.load(self.model).sha256
-        return hashlib.sha256(self.label.encode()).hexdigest()
+    def __post_init__(self) -> None:
+        """Looks at the weights.
+
+        Raises:
+            ModelError: they cannot be loaded.
+        """
+        of_label = hashlib.sha256(self.label.encode()).hexdigest()
+        object.__setattr__(self, "sha256", registry.load(self.model).sha256 if self.model else of_label)
 
 
 BASELINES = (System(MIXTURE), System(ORACLE), System(MUSIC))
@@ -60,11 +64,15 @@ def systems_of(models: Sequence[str]) -> list[System]:
 
 def separate(system: System, excerpt: Excerpt, settings: Settings) -> Samples:
     """What a system takes for the music, ``(sample,)``; a network as the pipeline calls it, with silence for
-    context."""
+    context.
+
+    Raises:
+        InputError: the weights are others now than when the system was made.
+    """
     if system.model:
         context = s_to_samples(settings.separation.context_s)
         chunk = next(cut_chunks([Block(0, excerpt.mixture)], context))
-        _, padded = next(_separator(system.model, settings.model_dump_json()).separate([chunk]))
+        _, padded = next(_separator(system, settings.model_dump_json()).separate([chunk]))
         return padded[context : context + SEGMENT_SAMPLES]
     baselines = {MIXTURE: excerpt.mixture, MUSIC: excerpt.music}
     return ratio_mask(excerpt) if system.label == ORACLE else baselines[system.label]
@@ -82,5 +90,10 @@ def ratio_mask(excerpt: Excerpt) -> Samples:
 
 
 @cache
-def _separator(model: str, settings: str) -> Separator:
-    return Separator(registry.load(model), Settings.model_validate_json(settings))
+def _separator(system: System, settings: str) -> Separator:
+    loaded = registry.load(system.model)
+    if loaded.sha256 != system.sha256:
+        raise InputError(
+            f"{system.model}: its weights were replaced meanwhile; evaluate it once training ends"
+        )
+    return Separator(loaded, Settings.model_validate_json(settings))

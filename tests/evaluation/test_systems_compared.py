@@ -223,6 +223,18 @@ def test_an_interval_is_students() -> None:
     assert Mean.of([1.0, 1.1, 1.2]).is_clear
 
 
+def test_weights_that_a_training_replaces_meanwhile_are_not_measured_as_those_they_were(
+    folder: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "young.safetensors"
+    network = registry.get("bandsplit")
+    registry.save(network.build(), network, weights, {})
+    (system,) = systems_of([str(weights)])
+    registry.save(network.build(), network, weights, {})
+    with pytest.raises(InputError, match=r"young\.safetensors: its weights were replaced meanwhile"):
+        Bench(TestSet(folder, "test", 1), tmp_path / "r", SETTINGS).measure([system], lambda *_: None)
+
+
 def made_up(label: str, model: str, sdr_db: float, outcome: Outcome) -> tuple[System, list[Measurement]]:
     """Ten mixtures at each level, all about as good."""
     return System(label, model), [
