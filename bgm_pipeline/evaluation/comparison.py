@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import combinations, cycle
 from operator import or_
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -122,7 +122,8 @@ Made by `{command}`
 {tests.count} mixtures of 12 s at each level (seed {tests.seed}; the same excerpts at every level and for
 every network): {speakers} sources of speech over {own} tracks of music, which no network was trained on.
 Levels are of the music to the speech, dB, both where they sound. Every single figure is in `separation/`; ±
-is the 95 % interval of the mean (Student's t over the mixtures; it says nothing of other music or voices).
+is the 95 % interval of the mean (Student's t over the mixtures; it says nothing of other music or voices,
+nor of what another training of the same network would give).
 
 {_how(settings)}**The data are not the paper's**, and the networks have heard less: see the hours below.
 The paper tested on 1,823 mixtures of pop songs and broadcast speech, after 90 epochs of 6 h.
@@ -375,22 +376,20 @@ def _plot(comparison: Comparison, path: Path) -> None:
 
     figure = Figure((12, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for system in comparison.systems:
-        style = "o-" if system.model else "o--"
+    for system, look in _looks(comparison).items():
         means = [comparison.mean(system, level_db, "sdr") for level_db in LEVELS_DB]
-        (line,) = right.plot(
+        right.plot(
             LEVELS_DB,
             [100 * np.mean(comparison.identified(system, level_db)) for level_db in LEVELS_DB],
-            style,
             label=system.label,
+            **look,
         )
         left.errorbar(
             LEVELS_DB,
             [mean.value for mean in means],
             [mean.half_width for mean in means],
-            fmt=style,
             capsize=3,
-            color=line.get_color(),
+            **look,
         )
     left.set(xlabel="music to speech, dB", ylabel="SDR of the music, dB", title="Separation")
     right.set(
@@ -404,3 +403,16 @@ def _plot(comparison: Comparison, path: Path) -> None:
         axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize="small")
     figure.savefig(path, dpi=110)
+
+
+def _looks(comparison: Comparison) -> dict[System, dict[str, Any]]:
+    """How each system is drawn, no two alike: networks in colours, baselines grey and dashed."""
+    from matplotlib import colormaps  # noqa: PLC0415
+
+    baselines = [system for system in comparison.systems if not system.model]
+    looks = {}
+    for systems, shades, style in ((baselines, "gray", "--"), (comparison.networks, "turbo", "-")):
+        colours = colormaps[shades](np.linspace(0, 0.95 if style == "-" else 0.7, len(systems)))
+        for system, colour, marker in zip(systems, colours, cycle("o^sDv"), strict=False):
+            looks[system] = {"color": colour, "marker": marker, "linestyle": style}
+    return looks
