@@ -222,7 +222,7 @@ def drop(
                 store.drop_episode(one.episode_id)
             except StoreError as error:
                 is_refused = True
-                typer.echo(f"bgm: {error}", err=True)
+                typer.echo(f"bgm: {shown(str(error))}", err=True)
             else:
                 typer.echo(f"dropped episode {one.episode_id}")
     if is_refused:

@@ -78,7 +78,7 @@ def process(
                     )
             except BgmError as error:
                 failed = True
-                typer.echo(f"bgm: {error}", err=True)
+                typer.echo(f"bgm: {shown(str(error))}", err=True)
                 continue
             row = query.episodes(store, episode_id=done.episode_id).iloc[0]
             music, total = (format_timecode(s_to_ms(row[name])) for name in ("music_s", "duration_s"))
@@ -130,7 +130,7 @@ def separate(
                 )
         except BgmError as error:
             failed = True
-            typer.echo(f"bgm: {error}", err=True)
+            typer.echo(f"bgm: {shown(str(error))}", err=True)
             continue
         for damage in report.damage:
             typer.echo(f"bgm: {shown(source.name)}: {damage.message} (x {damage.count})", err=True)

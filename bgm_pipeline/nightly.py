@@ -121,9 +121,10 @@ def done_row(found: FoundFile, done: Processed, store: Store) -> NightRow:
     Raises:
         StoreError: the database cannot be read, or the episode was dropped meanwhile.
     """
-    for episode in query.episodes(store, episode_id=done.episode_id).to_dict("records"):
-        return _row(found, "new" if done.is_new else "known", episode)
-    raise StoreError(f"its episode {done.episode_id} was dropped meanwhile")
+    episodes = query.episodes(store, episode_id=done.episode_id).to_dict("records")
+    if not episodes:
+        raise StoreError(f"its episode {done.episode_id} was dropped meanwhile")
+    return _row(found, "new" if done.is_new else "known", episodes[0])
 
 
 def _row(found: FoundFile, outcome: Outcome, episode: dict[Any, Any]) -> NightRow:

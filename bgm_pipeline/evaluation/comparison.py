@@ -411,8 +411,9 @@ def _looks(comparison: Comparison) -> dict[System, dict[str, Any]]:
 
     baselines = [system for system in comparison.systems if not system.model]
     looks = {}
-    for systems, shades, style in ((baselines, "gray", "--"), (comparison.networks, "turbo", "-")):
-        colours = colormaps[shades](np.linspace(0, 0.95 if style == "-" else 0.7, len(systems)))
+    kinds = ((baselines, "gray", 0.7, "--"), (comparison.networks, "turbo", 0.95, "-"))
+    for systems, shades, last, style in kinds:
+        colours = colormaps[shades](np.linspace(0, last, len(systems)))
         for system, colour, marker in zip(systems, colours, cycle("o^sDv"), strict=False):
             looks[system] = {"color": colour, "marker": marker, "linestyle": style}
     return looks
