@@ -12,13 +12,6 @@ BINS = 512
 """Bins that a dense network runs on: all of a 1,024-point transform but the Nyquist bin."""
 
 
-def in_float32(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """What a layer gives, in the type of its input, but computed in float32: for what a CPU cannot compute in
-    bfloat16 while autocast is on."""
-    with torch.autocast("cpu", enabled=False):
-        return layer(x.float()).to(x.dtype)
-
-
 class SameConv2d(nn.Conv2d):
     """Convolution that keeps freq and frame; an even kernel gets its odd zero behind."""
 
@@ -31,21 +24,32 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``(batch, in_channels, freq, frame)`` to ``(batch, out_channels, freq, frame)``."""
-        if not torch.is_autocast_enabled("cpu"):
-            return self._convolve(input)
-        if self.dilation == (1, 1):
-            return super().forward(functional.pad(input, self.pad))
-        # In bfloat16, oneDNN's gradients of kernels that are dilated along frequency are not numbers, or it
-        # reads memory that is not there and the process dies.
-        return in_float32(self._convolve, input)
-
-    def _convolve(self, input: Tensor) -> Tensor:
+        if self.dilation != (1, 1) and torch.is_autocast_enabled("cpu"):
+            return self._convolve_by_phases(input)
         left, right, below, above = self.pad
         if (left, below) != (right, above):
             return super().forward(functional.pad(input, self.pad))
         # A convolution that pads by itself saves a copy: a training step is a twelfth shorter.
         padding = (below, left)
         return functional.conv2d(input, self.weight, self.bias, padding=padding, dilation=self.dilation)
+
+    def _convolve_by_phases(self, input: Tensor) -> Tensor:
+        """The same for an odd kernel, by an ordinary convolution: every ``dilation``-th bin and frame are an
+        image of their own to it.
+
+        In bfloat16, oneDNN's gradients of kernels that are dilated along frequency are not numbers, or it
+        reads memory that is not there and the process dies.
+        """
+        freq, frame = input.shape[2:]
+        by_freq, by_frame = self.dilation
+        x = functional.pad(input, (0, -frame % by_frame, 0, -freq % by_freq))
+        x = x.unflatten(3, (-1, by_frame)).unflatten(2, (-1, by_freq))
+        x = x.permute(0, 3, 5, 1, 2, 4)  # (batch, freq phase, frame phase, channel, freq, frame)
+        x = x.flatten(0, 2).contiguous(memory_format=torch.channels_last)
+        x = functional.conv2d(x, self.weight, self.bias, padding="same")
+        x = x.unflatten(0, (-1, by_freq, by_frame)).permute(0, 3, 4, 1, 5, 2)
+        x = x.flatten(4, 5).flatten(2, 3)  # (batch, channel, freq, frame)
+        return x[..., :freq, :frame].contiguous(memory_format=torch.channels_last)
 
 
 class Composite(nn.Sequential):

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from bgm_pipeline.models.blocks import in_float32, mask_of_all_bins
+from bgm_pipeline.models.blocks import mask_of_all_bins
 
 _MAPS = (1, 16, 32, 64, 128, 256, 512)
 _DROPOUT = 0.5
@@ -22,7 +22,8 @@ class _Halving(nn.Conv2d):
         if input.shape[-1] >= self.kernel_size[1] or not torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         # With AMX, oneDNN's results in bfloat16 are not numbers where the kernel is wider than the input.
-        return in_float32(super().forward, input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float()).to(input.dtype)
 
 
 class UNet(nn.Module):
