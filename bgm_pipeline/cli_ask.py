@@ -254,11 +254,10 @@ def _whose(
     music: bool | None,
     episode: int | None,
 ) -> dict[str, Any]:
-    from bgm_pipeline.naming import find_zone
     from bgm_pipeline.query import parse_moment
     from bgm_pipeline.settings import load_settings
 
-    zone = find_zone(load_settings().inbox.time_zone)
+    zone = load_settings().inbox.zone
     return {
         "channel": channel,
         "title": title,

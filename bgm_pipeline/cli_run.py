@@ -50,7 +50,6 @@ def process(
     from bgm_pipeline import query
     from bgm_pipeline.errors import BgmError
     from bgm_pipeline.media.ffmpeg import shown
-    from bgm_pipeline.naming import find_zone
     from bgm_pipeline.pipeline import Networks, process_episode
     from bgm_pipeline.progress import programme_bar
     from bgm_pipeline.settings import load_settings
@@ -59,7 +58,7 @@ def process(
     from bgm_pipeline.types import Episode
 
     settings = load_settings(model=model, device=device, keep=keep)
-    on_air = query.parse_datetime(air_start, find_zone(settings.inbox.time_zone)) if air_start else None
+    on_air = query.parse_datetime(air_start, settings.inbox.zone) if air_start else None
     failed = False
     with open_store(settings) as store:
         networks = Networks(settings)

@@ -86,13 +86,12 @@ def status(
     import json
     from datetime import UTC, datetime, timedelta
 
-    from bgm_pipeline.naming import find_zone
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.store.session import open_store
     from flows.server import use_server
 
     settings = load_settings()
-    zone = find_zone(settings.inbox.time_zone)
+    zone = settings.inbox.zone
     since = (datetime.now(UTC) - timedelta(hours=hours)).astimezone(zone)
     url = use_server(settings)
     from flows.operate import status as status_of
@@ -116,7 +115,6 @@ def rerun(
 
     from bgm_pipeline import query
     from bgm_pipeline.errors import InputError
-    from bgm_pipeline.naming import find_zone
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.store.session import open_store
     from flows.server import use_server
@@ -133,7 +131,7 @@ def rerun(
     with open_store(settings) as store:
         numbers = episodes or []
         if not episodes:
-            zone = find_zone(settings.inbox.time_zone)
+            zone = settings.inbox.zone
             day = query.parse_moment(since, zone) if since else None
             moment = day if day is None or isinstance(day, datetime) else datetime.combine(day, time(), zone)
             numbers = failed_episodes(store, url, moment)
@@ -151,7 +149,6 @@ def reprocess(
     """Makes results anew with this model and these settings (BGM_...), beside those that are there."""
     from bgm_pipeline import query
     from bgm_pipeline.errors import InputError
-    from bgm_pipeline.naming import find_zone
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.store.session import open_store
     from flows.server import use_server
@@ -165,7 +162,7 @@ def reprocess(
     with open_store(settings) as store:
         numbers = episodes or []
         if not episodes:
-            zone = find_zone(settings.inbox.time_zone)
+            zone = settings.inbox.zone
             frame = query.episodes(
                 store,
                 channel=channel,

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.inbox_table import Table, read_table
 from bgm_pipeline.media.ffmpeg import shown
-from bgm_pipeline.naming import Told, compile_patterns, find_zone, overlay, read_name
+from bgm_pipeline.naming import Told, compile_patterns, overlay, read_name
 from bgm_pipeline.settings import InboxSettings
 from bgm_pipeline.types import Episode
 
@@ -62,7 +62,7 @@ def scan_inbox(folder: Path, settings: InboxSettings, sleep: Callable[[float], N
     Raises:
         InputError: there is no such folder, or a setting cannot be used.
     """
-    patterns, zone = compile_patterns(settings.patterns), find_zone(settings.time_zone)
+    patterns, zone = compile_patterns(settings.patterns), settings.zone
     if not folder.is_dir():
         raise InputError(f"{shown(folder)}: no such folder; make it, or name the one where files arrive")
     errors: list[str] = []

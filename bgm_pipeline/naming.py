@@ -3,9 +3,6 @@
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from zoneinfo import ZoneInfo
-
-from tzlocal import get_localzone
 
 from bgm_pipeline.errors import InputError
 
@@ -111,22 +108,6 @@ def in_zone(moment: datetime, zone: tzinfo) -> tuple[datetime, str]:
         taken = in_utc.astimezone(zone)
         note = f"{moment:%Y-%m-%d %H:%M} never came as summer time began; taken for {taken:%H:%M}"
     return in_utc, note
-
-
-def find_zone(name: str) -> tzinfo:
-    """The time zone of that name; this machine's for an empty name.
-
-    Raises:
-        InputError: there is none.
-    """
-    if not name:
-        return get_localzone()
-    try:
-        return ZoneInfo(name)
-    except (OSError, ValueError, KeyError):
-        raise InputError(
-            f"BGM_INBOX__TIME_ZONE: no time zone is called {name!r}; write one such as Europe/Paris or UTC"
-        ) from None
 
 
 def _compile(template: str) -> re.Pattern[str]:

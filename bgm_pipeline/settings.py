@@ -3,13 +3,16 @@
 
 import hashlib
 import json
+from datetime import tzinfo
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
 
 from platformdirs import user_data_path
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from tzlocal import get_localzone
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.timebase import SCORE_HOP_SAMPLES, SEGMENT_S, s_to_samples
@@ -93,6 +96,23 @@ class InboxSettings(BaseModel):
     )
     settle_s: float = Field(60.0, ge=0, description="a file that changed no longer ago still grows")
     look_s: float = Field(2.0, ge=0, description="between two looks that must find a file the same")
+
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone that `time_zone` names; this machine's where it names none.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        if not self.time_zone:
+            return get_localzone()
+        try:
+            return ZoneInfo(self.time_zone)
+        except (OSError, ValueError, KeyError):
+            raise InputError(
+                f"BGM_INBOX__TIME_ZONE: no time zone is called {self.time_zone!r}; write one such as "
+                "Europe/Paris or UTC"
+            ) from None
 
 
 class NightSettings(BaseModel):

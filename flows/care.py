@@ -21,7 +21,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Failed, Scheduled
 
 from bgm_pipeline.morning import morning_of
-from bgm_pipeline.naming import find_zone
 from bgm_pipeline.settings import load_settings
 from bgm_pipeline.store.check import check_store, remove_leftovers
 from bgm_pipeline.store.session import open_store
@@ -71,7 +70,7 @@ def retention_flow() -> State[None]:
 def report_flow(hours: float = 24) -> State[None]:
     """Reports what became of the episodes of the last hours; fails if one of them did, so that it is seen."""
     with open_store(load_settings()) as store:
-        zone = find_zone(load_settings().inbox.time_zone)
+        zone = load_settings().inbox.zone
         since = (datetime.now(UTC) - timedelta(hours=hours)).astimezone(zone)
         with get_client(sync_client=True) as client:
             see_failures(client, store, since)

@@ -30,7 +30,6 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
-from bgm_pipeline.query import local_zone
 from bgm_pipeline.settings import Settings, load_settings
 from flows import names
 from flows.care import report_flow, retention_flow, store_check_flow, take_up_all, take_up_flow
@@ -185,7 +184,7 @@ def automations(take_up_id: UUID) -> tuple[AutomationCore, ...]:
 
 def time_zone_of(settings: Settings) -> str:
     """The IANA name of the time zone that schedules are meant in."""
-    return settings.night.time_zone or settings.inbox.time_zone or str(local_zone())
+    return settings.night.time_zone or str(settings.inbox.zone)
 
 
 def _deploy(client: SyncPrefectClient, one: Deployment, settings: Settings) -> UUID:

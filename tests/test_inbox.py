@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.inbox import FoundFile, Inbox, scan_inbox
 from bgm_pipeline.inbox_table import read_table
-from bgm_pipeline.naming import Told, compile_patterns, find_zone, read_name
+from bgm_pipeline.naming import Told, compile_patterns, read_name
 from bgm_pipeline.settings import InboxSettings, load_settings
 
 PARIS = ZoneInfo("Europe/Paris")
@@ -151,8 +151,8 @@ def test_where_summer_time_begins_and_ends_the_doubt_is_told(
 def test_an_unknown_time_zone_is_named() -> None:
     for name in ("Mars/Olympus", "../../etc/passwd", "\0"):
         with pytest.raises(InputError, match="BGM_INBOX__TIME_ZONE"):
-            find_zone(name)
-    assert find_zone("").utcoffset(datetime(2026, 1, 1)) is not None
+            _ = InboxSettings(time_zone=name).zone
+    assert InboxSettings().zone.utcoffset(datetime(2026, 1, 1)) is not None
 
 
 def test_media_files_of_all_folders_are_found_and_nothing_else(

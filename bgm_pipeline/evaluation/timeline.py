@@ -96,11 +96,10 @@ def timeline_of(store: Store, episode_id: int, settings: Settings) -> Timeline:
 
     from bgm_pipeline import query  # noqa: PLC0415
     from bgm_pipeline.media.ffmpeg import shown  # noqa: PLC0415
-    from bgm_pipeline.naming import find_zone  # noqa: PLC0415
     from bgm_pipeline.store.orm import RunRow  # noqa: PLC0415
     from bgm_pipeline.store.span import stem_span  # noqa: PLC0415
 
-    known = query.episodes(store, episode_id=episode_id, tz=find_zone(settings.inbox.time_zone))
+    known = query.episodes(store, episode_id=episode_id, tz=settings.inbox.zone)
     if known.empty or known["run_id"].isna().all():
         raise InputError(f"episode {episode_id} has no finished run; bgm episodes shows what there is")
     episode = known.iloc[0]
