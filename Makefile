@@ -2,7 +2,7 @@
 # make test    every test             make lint    ruff, mypy
 # make bench   the race: our speed, and that of what else there is (two quiet cores; writes reports/race.*);
 #              make bench CORPUS=FOLDER measures what needs recordings, too
-# make faults  breaks things on purpose: processes, servers, disks, clocks (an hour; writes reports/faults.md)
+# make faults  breaks things on purpose: processes, servers, disks, clocks (half an hour; writes reports/faults.md)
 # make audit   known vulnerabilities of what is locked
 # make lock    constraints.txt anew, from the newest versions that fit pyproject.toml
 # make clean   removes what was built, the demo included; .venv stays

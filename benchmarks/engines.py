@@ -13,6 +13,8 @@ convolutions, products and recurrent layers.
 import argparse
 import os
 import platform
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -75,12 +77,12 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
     reuse_freed_memory()
+    command = shlex.join(["python", "benchmarks/engines.py", *sys.argv[1:]])
     lines = [
         "# Engines",
         "",
-        f"Made by `python benchmarks/engines.py` on {os.cpu_count()} cores, {platform.machine()}, PyTorch "
-        f"{torch.__version__}, OpenVINO {openvino().__version__}, {arguments.turns} turns, load "
-        f"{os.getloadavg()[0]:.1f}.",
+        f"Made by `{command}` on {os.cpu_count()} cores, {platform.machine()}, PyTorch "
+        f"{torch.__version__}, OpenVINO {openvino().__version__}, load {os.getloadavg()[0]:.1f}.",
     ]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         for model in arguments.models:
@@ -188,7 +190,7 @@ def loss(loaded: registry.LoadedNetwork, corpus: Path, count: int, folder: Path)
     worst = max(a - b for a, b in qualities)
     yield from ("", f"## {loaded.network.name}: what bfloat16 costs", "")
     yield (
-        f"{len(qualities)} mixtures of the validation split: SI-SDR {full:.3f} dB in float32, "
+        f"{len(qualities)} mixtures of the validation split, weights {loaded.sha256[:12]}: SI-SDR {full:.3f} dB in float32, "
         f"{less:.3f} dB in bfloat16; mean loss {full - less:.3f} dB, worst {worst:.3f} dB."
     )
 

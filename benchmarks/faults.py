@@ -359,7 +359,8 @@ def report(results: list[Seen], seconds: float) -> list[str]:
         "every bad one failed with its reason, no file is left over, no row is missing, and `bgm store check",
         "--deep` is clean. An episode is 36 s of noise (120 s as a flow run, 3 s in the night of many).",
         "",
-        f"{os.cpu_count()} CPU cores, Linux {platform.release()}, Python {platform.python_version()}; "
+        f"{os.cpu_count()} CPU cores, Linux {platform.release().partition('-')[0]}, "
+        f"Python {platform.python_version()}; "
         f"{seconds:.0f} s in all.",
         "",
         "| fault | verdict | seen | seconds |",

@@ -36,8 +36,8 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="a file; else the calibrations of what ships")
     ] = None,
-    minutes: Minutes = 5.0,
-    programmes: Programmes = 3,
+    minutes: Minutes = 4.0,
+    programmes: Programmes = 8,
     device: Device = None,
 ) -> None:
     """Fits scores and probabilities to what the networks say of the validation split."""
@@ -180,7 +180,7 @@ def evaluate(
     if only in (None, "singing"):
         tests = TestSet(corpus, split, 1)
         for system in networks:
-            own, judged = _networks(system, device)
+            own, judged = _networks(system, device, keep="all")
             with counting_bar("listening for singing") as advance:
                 sung, heard = singing.evaluate(tests, judged, own, advance)
             typer.echo(
@@ -188,10 +188,12 @@ def evaluate(
             )
 
 
-def _networks(system: System, device: str | None) -> tuple[Settings, Networks]:
+def _networks(
+    system: System, device: str | None, keep: Literal["music", "all"] | None = None
+) -> tuple[Settings, Networks]:
     """The settings, with that network, and all networks as a programme is processed with them."""
     from bgm_pipeline.pipeline import Networks
     from bgm_pipeline.settings import load_settings
 
-    own = load_settings(model=system.model, device=device)
+    own = load_settings(model=system.model, device=device, keep=keep)
     return own, Networks(own)

@@ -46,7 +46,7 @@ class SeparationSettings(BaseModel):
         0.05,
         ge=0,
         le=1,
-        description="a segment that scores so high nowhere is not separated; 0: each is",
+        description="a segment whose scores all stay below is not separated; 0: all are",
     )
     mask_exponent: float = Field(
         0.7, gt=0, le=2, description="below 1: more of the mixture is left in where the network is in doubt"

@@ -18,14 +18,25 @@ from bgm_pipeline.types import Block
 
 _REPEATS = 3
 
+_known: dict[tuple[str, str, str], float] = {}
+
 
 def seconds(loaded: LoadedNetwork, settings: Settings) -> float:
     """Seconds for a segment of 12 s with its context, as programmes are separated; the median of some.
 
-    On a CPU, CPU time of all threads together; on a GPU, time that passes.
+    On a CPU, CPU time of all threads together; on a GPU, time that passes. Measured once in a process, so
+    that what is told of it in two places agrees.
     """
+    alone = settings.model_copy(update={"threads": 1, "device": str(choose_device(settings.device))})
+    key = (loaded.network.name, loaded.sha256, alone.model_dump_json())
+    if key not in _known:
+        _known[key] = _measured(loaded, alone)
+    return _known[key]
+
+
+def _measured(loaded: LoadedNetwork, settings: Settings) -> float:
     threads = torch.get_num_threads()
-    separator = Separator(loaded, settings.model_copy(update={"threads": 1}))
+    separator = Separator(loaded, settings)
     context = s_to_samples(settings.separation.context_s)
     noise = REFERENCE_RMS * np.random.default_rng(0).standard_normal(SEGMENT_SAMPLES + context)
     chunk = next(cut_chunks([Block(0, noise.astype(np.float32))], context))
@@ -43,7 +54,7 @@ def unit(settings: Settings) -> str:
     """What `seconds` counts here, in words."""
     device = choose_device(settings.device)
     if device.type == "cpu":
-        return f"CPU seconds on one core ({cpu_name()}), the program's own whatever else runs beside it"
+        return f"CPU seconds on one core ({cpu_name()})"
     return f"seconds on {torch.cuda.get_device_name(device) if device.type == 'cuda' else device}"
 
 

@@ -144,11 +144,13 @@ def made_with(networks: Networks, settings: Settings) -> str:
     """What figures hold for: a sentence for a report."""
     weights, detector = (one.loaded.sha256[:12] for one in (networks.separator, networks.detector))
     separation, detection = settings.separation, settings.detection
+    skipped = (
+        f"segments below {separation.skip_below:g} are not separated; " if settings.keep != "all" else ""
+    )
     return (
         f"Weights {weights}, music detector {detector}, with their calibrations {networks.sha256[:12]} (what "
-        f"runs keep as `model_sha256`); masks to the power of {separation.mask_exponent:g}; segments below "
-        f"{separation.skip_below:g} are not separated; events begin above {detection.onset:g} and end below "
-        f"{detection.offset:g}."
+        f"runs keep as `model_sha256`); masks to the power of {separation.mask_exponent:g}; {skipped}events "
+        f"begin above {detection.onset:g} and end below {detection.offset:g}."
     )
 
 

@@ -94,6 +94,9 @@ def evaluate(
     """Every sung place of the corpus, and what becomes of those of the split that is tested.
 
     Beside the most sung places of that split, as many instrumental ones are measured.
+
+    Args:
+        settings: with ``keep="all"``, for an estimate of every segment.
     """
     tracks = {
         split: [clip.path for clip in tests.corpus.select(split, "music") if clip.duration_s >= SEGMENT_S]
@@ -143,7 +146,6 @@ def measure(place: Place, number: int, tests: TestSet, networks: Networks, setti
 def _separate_and_find(mixture: Samples, networks: Networks, settings: Settings) -> tuple[Samples, float]:
     """The estimate of the music, and the share of the time in which music is reported."""
     evidence, music = Evidence(), []
-    settings = settings.model_copy(update={"keep": "all"})  # an estimate of every segment
     timer = StageTimer()
     chunks = heard([Block(0, mixture)], networks, settings, timer)
     for segment in separated(chunks, networks, settings, timer):

@@ -22,7 +22,7 @@ def tests(tmp_path: Path) -> TestSet:
 
 
 def test_the_mixture_as_it_is_keeps_singing_whole_and_leaves_speech_over_it(tests: TestSet) -> None:
-    settings = load_settings(model="passthrough", device="cpu")
+    settings = load_settings(model="passthrough", device="cpu", keep="all")
     networks = Networks(settings)
     sung = measure(Place("test", "song3.flac", 12.0, 0.9), 0, tests, networks, settings)
     assert sung.kept_db == pytest.approx(0, abs=0.01)
@@ -42,3 +42,4 @@ def test_a_corpus_without_singing_is_said_to_have_none(
     assert done.exit_code == 0, done.output
     text = (out / "passthrough.singing.md").read_text()
     assert "There is none in the test split" in text
+    assert "are not separated" not in text
