@@ -190,8 +190,9 @@ def loss(loaded: registry.LoadedNetwork, corpus: Path, count: int, folder: Path)
     worst = max(a - b for a, b in qualities)
     yield from ("", f"## {loaded.network.name}: what bfloat16 costs", "")
     yield (
-        f"{len(qualities)} mixtures of the validation split, weights {loaded.sha256[:12]}: SI-SDR {full:.3f} dB in float32, "
-        f"{less:.3f} dB in bfloat16; mean loss {full - less:.3f} dB, worst {worst:.3f} dB."
+        f"{len(qualities)} mixtures of the validation split, weights {loaded.sha256[:12]}: SI-SDR "
+        f"{full:.3f} dB in float32, {less:.3f} dB in bfloat16; mean loss {full - less:.3f} dB, "
+        f"worst {worst:.3f} dB."
     )
 
 

@@ -18,10 +18,10 @@ TRIED = {
         "Profiled before it grew by an eighth: its LSTMs, 10.7 of the 14.9 GFLOP of a chunk, run at sgemm's "
         "speed in OpenVINO's own profile; time is lost in convolutions of few maps at full resolution, the "
         "last of which has a single one (44 of 283 ms on one core for the two of the mask), and in "
-        "transposes and reorders (35 ms). Two and four chunks in a request instead of one gave nothing (then 85 "
-        "and 86 against 90 times), PyTorch with channels last was slower; bfloat16, which is not exact, passed "
-        "the aim then (`benchmarks/engines.py`). Of every 13.6 s that are computed 12 s count, the rest "
-        "is context. A network with fewer maps at full resolution would have to be trained anew."
+        "transposes and reorders (35 ms). Two and four chunks in a request instead of one gave nothing (then "
+        "85 and 86 against 90 times), PyTorch with channels last was slower; bfloat16, which is not exact, "
+        "passed the aim then (`benchmarks/engines.py`). Of every 13.6 s that are computed 12 s count, the "
+        "rest is context. A network with fewer maps at full resolution would have to be trained anew."
     ),
     f"everything but the network, {COMPACT}": (
         "Cut: the detector's pass over the estimate, whose logit had a weight of 0.08 against 0.58 for the "
@@ -37,8 +37,8 @@ TRIED = {
         " than half of the segments without music are skipped. A threshold of 0.25 skips two thirds of them"
         " and misses nothing on 80 minutes of the validation split, but 1.2 % on as many of the test split,"
         " whose music is quieter; it was not taken. Regarding a segment alone, without its context, took "
-        "the time from 0.81 to 0.78 when it was built, the latter on a programme off the grid. What is wanted is a detector "
-        "that is surer of speech."
+        "the time from 0.81 to 0.78 when it was built, the latter on a programme off the grid. What is "
+        "wanted is a detector that is surer of speech."
     ),
 }
 """By how the name of the aim begins."""
