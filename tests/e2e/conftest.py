@@ -89,13 +89,16 @@ class House:
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
         """An answer of the server's own API; asked again, as by Prefect's own client, where its SQLite is
-        busy."""
+        busy or it takes too long."""
 
         def answer() -> httpx.Response | None:
-            got = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=30)
+            try:
+                got = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=30)
+            except httpx.ReadTimeout:
+                return None
             return None if got.status_code == httpx.codes.SERVICE_UNAVAILABLE else got.raise_for_status()
 
-        got: httpx.Response = wait_for("the server is busy all the time", answer, 60)
+        got: httpx.Response = wait_for("the server is busy all the time", answer, 90)
         return got.json() if got.content else None
 
     def flow_runs(self) -> dict[str, dict[str, Any]]:
@@ -127,7 +130,7 @@ def processes_of(folder_of_house: Path) -> list[str]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environment = (folder / "environ").read_bytes()
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if f"BGM_DATA_DIR={folder_of_house}/".encode() in environment and command:
