@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select
 from sqlalchemy.orm import aliased
+from tzlocal import get_localzone
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.store.functions import ElapsedMs
@@ -139,7 +140,7 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
         query = query.where(current.music_ms > 0 if music else current.music_ms == 0)
 
     frame = _fetch(store, query)
-    zone = filters.get("tz") or local_zone()
+    zone = filters.get("tz") or get_localzone()
     for column in ("air_start", "started_at", "finished_at"):
         frame[column] = _moments(frame[column], zone)
     duration_ms, music_ms = frame["duration_ms"], frame["music_ms"]
@@ -212,7 +213,7 @@ def parse_moment(text: str, zone: tzinfo | None = None) -> date | datetime:
         raise InputError(
             f"not a date or time: {text!r}; write 2026-03-31, 2026-03-31 20:15 or 2026-03-31T20:15+09:00"
         ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=zone or local_zone())
+    return moment if moment.tzinfo else moment.replace(tzinfo=zone or get_localzone())
 
 
 def parse_datetime(text: str, zone: tzinfo | None = None) -> datetime:
@@ -225,13 +226,6 @@ def parse_datetime(text: str, zone: tzinfo | None = None) -> datetime:
     if not isinstance(moment, datetime):
         raise InputError(f"{text!r} is a date without a time; write {text.strip()} 20:15")
     return moment
-
-
-def local_zone() -> tzinfo:
-    """This machine's time zone, with its rules of summer time."""
-    from tzlocal import get_localzone  # noqa: PLC0415
-
-    return get_localzone()
 
 
 def _check(filters: EpisodeFilters | SpanFilters, known: type) -> None:
@@ -342,7 +336,7 @@ def _rare_conditions(store: Store, bounds: list[ColumnElement[bool]]) -> list[Co
 
 
 def _range(filters: EpisodeFilters | SpanFilters) -> tuple[datetime | None, datetime | None]:
-    zone = filters.get("tz") or local_zone()
+    zone = filters.get("tz") or get_localzone()
     since, until = filters.get("since"), filters.get("until")
     end = _moment(until, zone)
     if until is not None and not isinstance(until, datetime):
@@ -382,7 +376,7 @@ def _fetch(store: Store, query: Select[tuple[Any, ...]]) -> DataFrame:
 
 
 def _with_times(frame: DataFrame, filters: SpanFilters) -> DataFrame:
-    zone = filters.get("tz") or local_zone()
+    zone = filters.get("tz") or get_localzone()
     on_air = _moments(frame["air_start_ms"], zone)
     for end, milliseconds in (("start", frame["start_ms"]), ("end", frame["end_ms"])):
         timecodes = {one: format_timecode(one) for one in milliseconds.unique()}

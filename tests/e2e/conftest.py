@@ -98,7 +98,7 @@ class House:
                 return None
             return None if got.status_code == httpx.codes.SERVICE_UNAVAILABLE else got.raise_for_status()
 
-        got: httpx.Response = wait_for("the server is busy all the time", answer, 90)
+        got: httpx.Response = wait_for("the server is busy all the time", answer, 60)
         return got.json() if got.content else None
 
     def flow_runs(self) -> dict[str, dict[str, Any]]:
