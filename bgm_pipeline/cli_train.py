@@ -51,10 +51,15 @@ def train(
     crop_s: Annotated[float | None, typer.Option(min=0.128, help="length of the crops, else 1.5")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="crops a step, else 2")] = None,
     loss: Annotated[
-        Literal["l1", "compressed"] | None,
+        Literal["l1", "compressed", "complex"] | None,
         typer.Option(
-            help="l1 is the paper's; else compressed, or the protocol's. Of networks that make a mask"
+            help="l1 is the paper's; complex has phases throughout; else compressed, or the protocol's. Of "
+            "networks that make a mask"
         ),
+    ] = None,
+    optimiser: Annotated[
+        Literal["muon", "adamw"] | None,
+        typer.Option(help="else muon, which learns more from as many mixtures, or the protocols' adamw"),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="at its highest; else 0.002, or the protocol's")
@@ -99,6 +104,7 @@ def train(
         crop_s=crop_s,
         batch_size=batch_size,
         loss=loss,
+        optimiser=optimiser,
         learning_rate=learning_rate,
         seed=seed,
         validate_every_s=validate_every_s,

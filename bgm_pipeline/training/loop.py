@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Subset
 
@@ -27,12 +26,17 @@ from bgm_pipeline.timebase import samples_to_s
 from bgm_pipeline.training.corpus import Corpus
 from bgm_pipeline.training.losses import objective_for
 from bgm_pipeline.training.mixing import MixtureDataset
+from bgm_pipeline.training.optimiser import optimiser_for
 from bgm_pipeline.training.protocols import TrainingSettings
 from bgm_pipeline.training.validation import check_split, validation_quality
 
 log = logging.getLogger(__name__)
 
 _STEPS_AN_EPOCH = 10**9  # more than any training takes
+_COMPILED_LAYERS = "16384"
+"""So many oneDNN keeps. With the 1,024 that it keeps by itself, it compiles a dense network's layers anew in
+every step, since Muon's products are of as many shapes as there are weights."""
+
 _CURE = "make room; the same command goes on from the last checkpoint"
 
 
@@ -124,6 +128,7 @@ class _Training:
         torch.manual_seed(settings.seed)
         if device.type == "cpu":
             reuse_freed_memory()
+            os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _COMPILED_LAYERS)
         self.network, self.corpus, self.folder, self.settings, self.device = (
             network,
             corpus,
@@ -135,8 +140,8 @@ class _Training:
         self.module = network.build().to(device).to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.module, avg_fn=self.averaged, use_buffers=True)
         self.objective = objective_for(network, settings.loss).to(device)
-        self.optimiser = AdamW(
-            self.module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        self.optimiser = optimiser_for(
+            settings.optimiser, self.module.parameters(), settings.learning_rate, settings.weight_decay
         )
         self.amp_dtype = torch.bfloat16 if settings.bfloat16 else torch.float16
         is_scaled = device.type == "cuda" and not settings.bfloat16
@@ -255,13 +260,14 @@ class _Training:
         return validation_quality(self.average, self.objective, self.corpus, self.settings, self.device)
 
     def fixed(self) -> dict[str, int | str]:
-        """The settings that a training must go on with: which mixtures a step sees, and the loss."""
+        """The settings that a training must go on with: which mixtures a step sees, loss and optimiser."""
         s = self.settings
         return {
             "batch_size": s.batch_size,
             "crop_frames": s.crop_frames,
             "seed": s.seed,
             "loss": s.loss,
+            "optimiser": s.optimiser,
         }
 
     def save(self) -> None:

@@ -1,5 +1,6 @@
 """What a network is trained to make small, and what tells how good it has become."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -11,13 +12,14 @@ from bgm_pipeline.models.registry import Network
 from bgm_pipeline.training.mixing import MixingSettings
 from bgm_pipeline.transforms import normalising_gain
 
-Loss = Literal["l1", "compressed"]
-"""L1 norm of magnitudes, as the paper's, or mean square error of spectra compressed by `COMPRESSION`."""
+Loss = Literal["l1", "compressed", "complex"]
+"""L1 norm of magnitudes, as the paper's, or mean square error of spectra compressed by `COMPRESSION`: half of
+it without phases, or all of it with them."""
 
 COMPRESSION = 0.5
 """Exponent of magnitudes, so that what is quiet counts beside what is loud."""
 
-PHASE_SHARE = 0.5
+PHASE_SHARE: Mapping[Loss, float] = {"compressed": 0.5, "complex": 1.0}
 """Weight of the phases' part of that error. An estimate has the mixture's phases: the further they are from
 the music's, the less of a bin helps."""
 
@@ -41,7 +43,8 @@ class SeparationObjective(nn.Module):
             (Heo et al. 2019). It is least at the median, which is silence wherever music is more often absent
             than present. "compressed" is the mean square error of spectra whose magnitudes are raised to the
             power of `COMPRESSION`, with phases (`PHASE_SHARE`) and without (Braun & Tashev 2021); it is
-            least at a mean. For a waveform it is always the L1 norms of magnitudes and of samples, added.
+            least at a mean. "complex" is the same with phases throughout, and makes smaller masks. For a
+            waveform it is always the L1 norms of magnitudes and of samples, added.
     """
 
     mixing = MixingSettings(
@@ -58,7 +61,7 @@ class SeparationObjective(nn.Module):
     def __init__(self, domain: Domain = "magnitude", loss: Loss = "compressed") -> None:
         super().__init__()
         self.domain = domain
-        self.is_compressed = loss == "compressed"
+        self.phase_share = PHASE_SHARE.get(loss)
         self.estimator = MusicEstimator(domain)
         self.stft = self.estimator.stft
 
@@ -77,11 +80,11 @@ class SeparationObjective(nn.Module):
     def distance(self, mask: Tensor, mixed: Tensor, target: Tensor) -> Tensor:
         """Mean distance of the masked mixture from the music, both complex spectrograms."""
         magnitude, aim = mixed.abs(), target.abs()
-        if not self.is_compressed:
+        if self.phase_share is None:
             return functional.l1_loss(mask * magnitude, aim)
         cosine = (mixed * target.conj()).real / (magnitude * aim + _TINY)
         estimate, aim = ((x + _TINY) ** COMPRESSION for x in (mask * magnitude, aim))
-        return ((estimate - aim).square() + 2 * PHASE_SHARE * estimate * aim * (1 - cosine)).mean()
+        return ((estimate - aim).square() + 2 * self.phase_share * estimate * aim * (1 - cosine)).mean()
 
     def quality(self, network: nn.Module, batch: Batch) -> Tensor:
         """By how much the estimate's SI-SDR of the music is above the mixture's, dB, ``(batch,)``.

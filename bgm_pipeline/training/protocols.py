@@ -9,6 +9,7 @@ from bgm_pipeline.errors import InputError
 from bgm_pipeline.models.mmdensenet import FRAME_MULTIPLE
 from bgm_pipeline.timebase import s_to_samples
 from bgm_pipeline.training.losses import Loss
+from bgm_pipeline.training.optimiser import OptimiserName
 from bgm_pipeline.transforms import HOP_LENGTH
 
 
@@ -26,6 +27,7 @@ class TrainingSettings:
     batch_size: int = 2
     loss: Loss = "compressed"
     """Of networks that make a mask, see `SeparationObjective`."""
+    optimiser: OptimiserName = "muon"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     warmup: float = 0.03
@@ -83,6 +85,7 @@ PROTOCOLS: Mapping[Protocol, Mapping[str, Any]] = {
         "crop_s": 12.0,
         "batch_size": _PAPER_BATCH,
         "loss": "l1",
+        "optimiser": "adamw",
     },
     # As much as two cores can show to every network within hours: 20.3 minutes. Mixtures follow from seed,
     # crop and number alone, so that all networks see the same ones in the same order. docs/training.md tells
@@ -93,6 +96,7 @@ PROTOCOLS: Mapping[Protocol, Mapping[str, Any]] = {
         "batch_size": 2,
         "loss": "compressed",
         "seed": 1,
+        "optimiser": "adamw",
         "learning_rate": 1e-3,
     },
 }

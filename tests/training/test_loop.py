@@ -277,8 +277,10 @@ def test_a_checkpoint_of_another_network_is_refused(folder: Path, tmp_path: Path
         train(registry.get("2dmmdensenet"), corpus, tmp_path, short(1), CPU)
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 2}, {"crop_frames": 32}, {"seed": 9}, {"loss": "l1"}])
-def test_other_mixtures_or_another_loss_than_those_begun_with_are_refused(
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 2}, {"crop_frames": 32}, {"seed": 9}, {"loss": "l1"}, {"optimiser": "adamw"}]
+)
+def test_other_mixtures_loss_or_optimiser_than_those_begun_with_are_refused(
     begun: Path, folder: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     (name,) = change

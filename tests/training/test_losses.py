@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -66,12 +67,12 @@ def test_compressed_magnitudes_keep_music_that_is_seldom_there() -> None:
 def test_less_is_kept_where_the_phases_are_not_the_musics() -> None:
     """Of music under as loud a noise, magnitudes alone want what the ear would hear as mostly noise."""
     music = noise(1)
-    mixture, shares = music + noise(2), [0.2, 0.4, 0.65]
-    magnitudes, phases = (
-        losses(SeparationObjective(loss=loss), mixture, music, shares) for loss in get_args(Loss)
-    )
-    assert min(magnitudes) == magnitudes[2]
-    assert min(phases) == phases[1]
+    mixture, shares = music + noise(2), [at / 20 for at in range(1, 20)]
+    best = [
+        shares[int(np.argmin(losses(SeparationObjective(loss=loss), mixture, music, shares)))]
+        for loss in get_args(Loss)
+    ]
+    assert sorted(set(best), reverse=True) == best
 
 
 def test_gradients_are_finite_in_silence() -> None:
@@ -86,7 +87,5 @@ def test_the_papers_protocol_has_the_papers_loss() -> None:
     assert training_settings("paper", loss="compressed").loss == "compressed"
     mixture = noise(1)
     network = registry.get("2dmmdensenet")
-    l1, compressed = (
-        losses(objective_for(network, loss), mixture, mixture, [0.25]) for loss in get_args(Loss)
-    )
-    assert l1 != compressed
+    found = [losses(objective_for(network, loss), mixture, mixture, [0.25]) for loss in get_args(Loss)]
+    assert found[0] != found[1]
