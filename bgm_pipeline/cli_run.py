@@ -175,7 +175,7 @@ def models(
             loaded = registry.LoadedNetwork(network, network.build().eval(), "random", {})  # costs the same
             trained = "none yet"
         merit = measured.get(network.name)
-        quality = f"{merit.identified:.1%} identified, {merit.si_sdr_db:+.1f} dB SI-SDR" if merit else ""
+        quality = f"{merit.identified:.1%} identified, {merit.si_sdr_db:+z.1f} dB SI-SDR" if merit else ""
         row = [f"{cost.parameters(loaded.module):,}", f"{cost.gflop(network):.1f}"]
         if time:
             row.append(f"{_seconds(loaded, settings):.2f}" if network.task == "separation" else "")
