@@ -366,7 +366,8 @@ class _Training:
                 "give another folder"
             )
         now_fixed = self.fixed()
-        held_fixed = {**now_fixed, **held.get("fixed", {})}  # a checkpoint of an earlier version tells less
+        # A checkpoint of an earlier version tells less, and that version had AdamW alone.
+        held_fixed = {**now_fixed, "optimiser": "adamw", **held.get("fixed", {})}
         if held_fixed != now_fixed:
             then, now = (
                 ", ".join(

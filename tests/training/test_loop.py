@@ -289,15 +289,19 @@ def test_other_mixtures_loss_or_optimiser_than_those_begun_with_are_refused(
         train(registry.get("music_detector"), load_corpus(folder), tmp_path / "copy", short(2, **change), CPU)
 
 
-def test_a_checkpoint_that_does_not_tell_of_them_is_taken_as_it_is(
-    begun: Path, folder: Path, tmp_path: Path
+def test_a_checkpoint_of_an_earlier_version_goes_on_with_that_versions_optimiser(
+    folder: Path, tmp_path: Path
 ) -> None:
-    held = torch.load(begun / "checkpoint.pt", weights_only=True)
+    network, corpus = registry.get("music_detector"), load_corpus(folder)
+    train(network, corpus, tmp_path, short(1, optimiser="adamw"), CPU)
+    held = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     del held["fixed"]
     torch.save(held, tmp_path / "checkpoint.pt")
+    with pytest.raises(ModelError, match=r"training with optimiser adamw, not with optimiser muon; give the"):
+        train(network, corpus, tmp_path, short(2), CPU)
     steps: list[int] = []
     train(
-        *(registry.get("music_detector"), load_corpus(folder), tmp_path, short(2, seed=9), CPU),
+        *(network, corpus, tmp_path, short(2, seed=9, optimiser="adamw"), CPU),
         lambda progress: steps.append(progress.step),
     )
     assert steps == [2]
