@@ -143,7 +143,7 @@ def test_models_tells_size_training_and_what_was_measured_of_each_whole_in_a_pip
     told = {line.split()[1]: line for line in done.stdout.splitlines() if "% identified, " in line}
     assert told.keys() == merits().keys()
     for name, merit in merits().items():
-        assert f"{merit.identified:.1%} identified, {merit.si_sdr_db:+.1f} dB SI-SDR" in told[name]
+        assert f"{merit.identified:.1%} identified, {merit.si_sdr_db:+z.1f} dB SI-SDR" in told[name]
 
 
 def test_models_are_timed_as_programmes_are_separated(
