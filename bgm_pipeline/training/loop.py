@@ -33,10 +33,6 @@ from bgm_pipeline.training.validation import check_split, validation_quality
 log = logging.getLogger(__name__)
 
 _STEPS_AN_EPOCH = 10**9  # more than any training takes
-_COMPILED_LAYERS = "16384"
-"""So many oneDNN keeps. With the 1,024 that it keeps by itself, it compiles a dense network's layers anew in
-every step, since Muon's products are of as many shapes as there are weights."""
-
 _CURE = "make room; the same command goes on from the last checkpoint"
 
 
@@ -128,7 +124,9 @@ class _Training:
         torch.manual_seed(settings.seed)
         if device.type == "cpu":
             reuse_freed_memory()
-            os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _COMPILED_LAYERS)
+            # oneDNN keeps 1,024 compiled layers by itself: Muon's products of many shapes would push a dense
+            # network's out in every step.
+            os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
         self.network, self.corpus, self.folder, self.settings, self.device = (
             network,
             corpus,
