@@ -198,7 +198,6 @@ def _measured(findings: Sequence[Finding], tests: TestSet) -> str:
     each = [
         (f"{Path(f.place.track).stem}, {f.place.start_s:g} s", f"{f.place.singing:.2f}", *_cells([f]))
         for f in findings
-        if f.place.is_sung
     ]
     columns = [
         *("left of the music alone, dB", "music alone, found"),
@@ -211,7 +210,7 @@ speech, and how much of the time is reported as music; then with speech over it,
 
 {markdown(pd.DataFrame(mean, columns=["places", "number", *columns]))}
 
-One by one, the sung ones:
+One by one, the sung ones first; a mean can be that of a single place:
 
 {markdown(pd.DataFrame(each, columns=["place", "singing", *columns]))}"""
 

@@ -27,8 +27,11 @@ def test_the_mixture_as_it_is_keeps_singing_whole_and_leaves_speech_over_it(test
     sung = measure(Place("test", "song3.flac", 12.0, 0.9), 0, tests, networks, settings)
     assert sung.kept_db == pytest.approx(0, abs=0.01)
     assert sung.si_sdr_db == pytest.approx((0, -10), abs=0.3)
-    text = write([sung.place], [sung], tests, "a/b", "With it.", "bgm evaluate", tests.folder).read_text()
+    played = measure(Place("test", "song3.flac", 0.0, 0.01), 1, tests, networks, settings)
+    findings = [sung, played]
+    text = write([sung.place], findings, tests, "a/b", "With it.", "bgm evaluate", tests.folder).read_text()
     assert "| song3, 12 s | 0.90 | 0.0 |" in text
+    assert "| song3, 0 s | 0.01 | 0.0 |" in text
     assert "test,song3.flac,12,0.900" in (tests.folder / "singing.csv").read_text()
 
 
