@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 TABLE_ROWS = 500
 """A table has so many rows at most, where no limit is given: more is not for reading."""
 
-_LARGEST = 2**31 - 1
+LARGEST = 2**31 - 1
+"""Number of an episode, or of rows, that PostgreSQL still knows."""
 
 Channel = Annotated[str | None, typer.Option(help="only this channel; its exact name")]
 Title = Annotated[str | None, typer.Option(help="only titles that hold this text")]
@@ -32,12 +33,12 @@ Probability = Annotated[float | None, typer.Option(min=0, max=1, help="least pro
 MinLevel = Annotated[float | None, typer.Option(help="music at least so loud against the speech, dB")]
 MaxLevel = Annotated[float | None, typer.Option(help="music at most so loud against the speech, dB")]
 EpisodeOption = Annotated[
-    int | None, typer.Option("--episode", min=1, max=_LARGEST, help="only the episode with this number")
+    int | None, typer.Option("--episode", min=1, max=LARGEST, help="only the episode with this number")
 ]
 EpisodeArgument = Annotated[
-    int, typer.Argument(metavar="EPISODE", min=1, max=_LARGEST, help="its number; see `bgm episodes`")
+    int, typer.Argument(metavar="EPISODE", min=1, max=LARGEST, help="its number; see `bgm episodes`")
 ]
-Limit = Annotated[int | None, typer.Option(min=0, max=_LARGEST, help="so many rows at most")]
+Limit = Annotated[int | None, typer.Option(min=0, max=LARGEST, help="so many rows at most")]
 FormatOption = Annotated[
     Format | None,
     typer.Option("--format", help="else as the name of -o ends, else a table", show_default=False),
@@ -199,7 +200,7 @@ def drop_old(
 @store_app.command()
 def drop(
     episode: Annotated[
-        list[int], typer.Argument(metavar="EPISODE", min=1, max=_LARGEST, help="numbers; see `bgm episodes`")
+        list[int], typer.Argument(metavar="EPISODE", min=1, max=LARGEST, help="numbers; see `bgm episodes`")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="without asking")] = False,
 ) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bgm_pipeline.cli_ask import EpisodeArgument
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
@@ -27,7 +29,7 @@ def demo(
 
 
 def timeline(
-    episode: Annotated[int, typer.Argument(metavar="EPISODE", min=1, help="its number; see `bgm episodes`")],
+    episode: EpisodeArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="file to write: .png, .svg or .pdf")],
 ) -> None:
     """Draws an episode over time: its level, its music, how likely each segment holds music, the events."""

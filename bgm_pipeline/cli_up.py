@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bgm_pipeline.cli_ask import LARGEST
+
 if TYPE_CHECKING:
     from bgm_pipeline.night_report import NightRow
 
 Episodes = Annotated[
-    list[int] | None, typer.Argument(metavar="[EPISODE]...", help="their numbers; see `bgm episodes`")
+    list[int] | None,
+    typer.Argument(metavar="[EPISODE]...", min=1, max=LARGEST, help="their numbers; see `bgm episodes`"),
 ]
 
 
@@ -47,10 +50,12 @@ def up(
     settings = load_settings()
     if demo:
         from bgm_pipeline.demo.inbox import make_inbox
+        from bgm_pipeline.demo.places import variables
 
         settings = load_settings(data_dir=settings.data_dir / "demo", database_url="", stem_store="")
         inbox = settings.data_dir / "inbox"
         say(make_inbox(inbox))
+        say(f"look at it with: {variables(settings)}bgm status")
     place = Place(host, port)
     if not place.is_loopback and AUTH not in os.environ:
         say(f"{host} lets others in, who can then start programs here; set {AUTH}, see docs/nightly.md")

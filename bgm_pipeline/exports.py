@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.timebase import format_timecode, s_to_ms
@@ -24,13 +24,24 @@ if TYPE_CHECKING:
     from bgm_pipeline.store.repository import Store
 
 Format = Literal["table", "csv", "xlsx", "json", "parquet"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 LabelFormat = Literal["audacity", "webvtt"]
 
 
 def format_of(form: Format | None, out: Path | None) -> Format:
-    """The format that was asked for; else the one that the file's name ends in; else a table."""
-    by_name: dict[str, Format] = {".csv": "csv", ".xlsx": "xlsx", ".json": "json", ".parquet": "parquet"}
-    return form or (by_name.get(out.suffix.lower(), "table") if out else "table")
+    """The format that was asked for; else the one that the file's name ends in; a table where it has no
+    ending, or .txt.
+
+    Raises:
+        InputError: the name ends in something else.
+    """
+    ending = out.suffix.lower().removeprefix(".") if out else ""
+    by_name: dict[str, Format] = {"": "table", "txt": "table"}
+    by_name |= {known: known for known in FORMATS if known != "table"}
+    if form or ending in by_name:
+        return form or by_name[ending]
+    endings = ", ".join(f".{known}" for known in by_name if known)
+    raise InputError(f"{out}: no format is known by .{ending}; name a file in {endings}, or give --format")
 
 
 def write(frame: DataFrame, form: Format, out: Path | None = None) -> None:

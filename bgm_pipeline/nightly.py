@@ -11,11 +11,13 @@ from pandas import isna
 from bgm_pipeline import query
 from bgm_pipeline.errors import MediaError, StoreError
 from bgm_pipeline.inbox import FoundFile, scan_inbox
+from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import check_readable
 from bgm_pipeline.night_report import NightReport, NightRow, Outcome, guarded
 from bgm_pipeline.pipeline import Networks, Processed, Progress, process_episode, run_identity
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.rows import kept_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def plan_night(
     due: list[FoundFile] = []
     due_last: list[FoundFile] = []
     for found in scanned.ready:
-        episodes = earlier[str(found.episode.path.absolute())]
+        episodes = earlier[kept_path(found.episode.path)]
         known = _find_known(found, episodes, store, networks, settings)
         if known is not None:
             rows.append(known)
@@ -108,7 +110,14 @@ def process_found(
     def work() -> NightRow:
         streams = found.audio_streams
         done = process_episode(
-            found.episode, store, networks, settings, audio_streams=streams, show=False, progress=progress
+            found.episode,
+            store,
+            networks,
+            settings,
+            audio_streams=streams,
+            show=False,
+            is_of_inbox=True,
+            progress=progress,
         )
         return done_row(found, done, store)
 
@@ -128,9 +137,11 @@ def done_row(found: FoundFile, done: Processed, store: Store) -> NightRow:
 
 
 def _row(found: FoundFile, outcome: Outcome, episode: dict[Any, Any]) -> NightRow:
+    is_copy = episode["path"] != kept_path(found.episode.path)
+    reason = f"the same bytes as {shown(episode['path'])}, which counts" if is_copy else ""
     music_s, duration_s = (round(float(episode[name]), 3) for name in ("music_s", "duration_s"))
     episode_id, run_id = int(episode["episode_id"]), int(episode["run_id"])
-    return NightRow(found.file, outcome, "", episode_id, run_id, music_s, duration_s)
+    return NightRow(found.file, outcome, reason, episode_id, run_id, music_s, duration_s)
 
 
 def _episodes_by_path(store: Store) -> defaultdict[str, list[dict[Any, Any]]]:

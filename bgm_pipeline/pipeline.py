@@ -31,6 +31,7 @@ from bgm_pipeline.segments import Chunk, EstimatedChunk, SeparatedSegment, cut_c
 from bgm_pipeline.separation import Separator
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.rows import kept_path
 from bgm_pipeline.store.stems import StemWriter
 from bgm_pipeline.timebase import SAMPLE_RATE, s_to_samples, samples_to_s
 from bgm_pipeline.types import Block, Episode, ExtractionReport, RunIdentity, RunResult
@@ -153,6 +154,19 @@ def reuse_run(store: Store, episode_id: int, identity: RunIdentity, show: bool =
     return run_id if store.make_current(episode_id, run_id) else None
 
 
+def is_copy(path: Path, source_sha256: str, store: Store) -> bool:
+    """Whether another file with these bytes was seen first, and is still there."""
+    known = store.path_of(source_sha256)
+    if known is None or str(known) == kept_path(path):
+        return False
+    try:
+        is_another = known.resolve() != path.resolve() and known.stat().st_size == path.stat().st_size
+        # A recorder may have put another programme in its place meanwhile.
+        return is_another and sha256_of(known) == source_sha256
+    except (OSError, MediaError):
+        return False
+
+
 def process_episode(
     episode: Episode,
     store: Store,
@@ -164,6 +178,7 @@ def process_episode(
     force: bool = False,
     show: bool = True,
     is_news: bool = True,
+    is_of_inbox: bool = False,
     flow_run_url: str | None = None,
     progress: Progress = lambda stage, done_s, total_s: None,
 ) -> Processed:
@@ -178,6 +193,8 @@ def process_episode(
         force: make the results anew, even if they are there.
         show: let queries show these results again, where they are there but others took their place.
         is_news: False where what `episode` tells may be older than what is known, and only fills gaps.
+        is_of_inbox: it is one of many files that are looked at again and again: of two with the same bytes
+            the one that was seen first counts, as long as it is there.
         flow_run_url: a link to the flow run that this belongs to, kept with the run.
 
     Raises:
@@ -200,7 +217,13 @@ def process_episode(
         store.fail_unread(path, identity_of, str(error), flow_run_url)
         raise
     identity = identity_of(source_sha256)
-    episode_id = store.register_episode(episode, source_sha256, size_bytes, is_news=is_news)
+    episode_id = store.register_episode(
+        episode,
+        source_sha256,
+        size_bytes,
+        is_news=is_news,
+        is_copy=is_of_inbox and is_copy(path, source_sha256, store),
+    )
     if not force and (done := reuse_run(store, episode_id, identity, show)) is not None:
         return Processed(episode_id, done, is_new=False)
     run_id = store.start_run(episode_id, identity, flow_run_url)

@@ -199,6 +199,15 @@ class Settings(BaseSettings):
             },
         )
 
+    def networks(self) -> dict[str, str]:
+        """Settings that say which networks and calibration, as a process in another folder understands them:
+        what is a file, and so has an ending, by its absolute path."""
+        chosen = {"model": self.model, "detector": self.detector, "calibration": str(self.calibration or "")}
+        return {
+            name: str(Path(value).absolute()) if Path(value).suffix else value
+            for name, value in chosen.items()
+        }
+
     def results_sha256(self) -> str:
         """Hash of the settings that change results."""
         return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 and runs whose process died are begun again."""
 
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import TERMINAL_STATES, State, StateType
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Cancelled, Completed, Failed, Scheduled
 
 from bgm_pipeline.morning import morning_of
@@ -25,7 +27,7 @@ from bgm_pipeline.settings import load_settings
 from bgm_pipeline.store.check import check_store, remove_leftovers
 from bgm_pipeline.store.session import open_store
 from flows import names
-from flows.episode import as_markdown
+from flows.episode import RESULTS, as_markdown
 from flows.flow_runs import flow_runs_of, see_failures
 from flows.notify import post_summary
 
@@ -57,12 +59,15 @@ def store_check_flow(deep: bool = False, remove: bool = False) -> State[None]:
 
 @flow(name=names.RETENTION, log_prints=False, on_failure=[post_summary])
 def retention_flow() -> State[None]:
-    """Drops results that others took the place of, with their stems, and flow runs that ended long ago."""
+    """Drops results that others took the place of, with their stems, and flow runs that ended long ago, with
+    what their tasks gave."""
     night = load_settings().night
     now = datetime.now(UTC)
     with open_store(load_settings()) as store:
         runs = store.drop_old_runs(now - timedelta(days=night.old_runs_kept_days))
-    flow_runs = _delete_flow_runs(now - timedelta(days=night.flow_runs_kept_days))
+    long_ago = now - timedelta(days=night.flow_runs_kept_days)
+    flow_runs = _delete_flow_runs(long_ago)
+    _delete_results(long_ago)
     return Completed(message=f"{len(runs)} old runs and {flow_runs} old flow runs were dropped")
 
 
@@ -158,6 +163,15 @@ def _delete_flow_runs(before: datetime) -> int:
                 client.delete_flow_run(run.id)
             count += len(runs)
     return count
+
+
+def _delete_results(before: datetime) -> None:
+    """Deletes what tasks gave before a moment: a flow run that is retried so late looks into the store."""
+    folder = PREFECT_LOCAL_STORAGE_PATH.value() / RESULTS
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):  # another retention may be at work
+            if path.stat().st_mtime < before.timestamp():
+                path.unlink()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import Any
 
 from prefect import Task, flow, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import INPUTS, RUN_ID, TASK_SOURCE
+from prefect.cache_policies import INPUTS, RUN_ID, TASK_SOURCE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
 from prefect.states import Completed, Failed
 from prefect.tasks import exponential_backoff
 
@@ -47,6 +48,17 @@ RETRIES: dict[str, Any] = {
 }
 
 
+RESULTS = names.PROCESS_EPISODE
+"""Folder of the results below PREFECT_LOCAL_STORAGE_PATH; what else lies there may be another program's."""
+
+_KEY = INPUTS + TASK_SOURCE + RUN_ID
+
+
+def result_key(context: TaskRunContext, inputs: dict[str, Any]) -> str:
+    """Where a result lies: a file of `RESULTS` for each flow run, file and setting."""
+    return f"{RESULTS}/{_KEY.compute_key(context, inputs, {})}"
+
+
 def name_task_run(parameters: dict[str, Any]) -> str:
     """What logs and the UI call a task run; a file's name may hold what steers a terminal."""
     return shown(f"process {parameters['path']}")
@@ -56,7 +68,7 @@ def name_task_run(parameters: dict[str, Any]) -> str:
     task_run_name=name_task_run,  # type: ignore[arg-type]  # Prefect asks its signature at run time
     persist_result=True,
     result_serializer="json",
-    cache_policy=INPUTS + TASK_SOURCE + RUN_ID,
+    cache_policy=CachePolicy.from_cache_key_fn(result_key),
     **RETRIES,
 )
 def process(
@@ -91,6 +103,7 @@ def process(
             audio_streams=audio_streams,
             show=bool(changes),
             is_news=is_news,
+            is_of_inbox=True,
             flow_run_url=runtime.flow_run.ui_url,
             progress=progress,
         )

@@ -18,7 +18,7 @@ from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import check_readable, sha256_of
 from bgm_pipeline.night_report import NightReport, NightRow, guarded
 from bgm_pipeline.nightly import done_row, run_nightly
-from bgm_pipeline.pipeline import Networks, Processed, reuse_run, run_identity
+from bgm_pipeline.pipeline import Networks, Processed, is_copy, reuse_run, run_identity
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
 from bgm_pipeline.store.session import open_store
@@ -90,7 +90,9 @@ def start(
     size_bytes = check_readable(path)
     source_sha256 = sha256_of(path)
     identity = run_identity(source_sha256, networks, settings, found.audio_streams)
-    episode_id = store.register_episode(found.episode, source_sha256, size_bytes)
+    episode_id = store.register_episode(
+        found.episode, source_sha256, size_bytes, is_copy=is_copy(path, source_sha256, store)
+    )
     if (run_id := reuse_run(store, episode_id, identity, show=bool(changes))) is not None:
         return done_row(found, Processed(episode_id, run_id, is_new=False), store)
     key = (source_sha256, identity.model_sha256, identity.settings_sha256, identity.code_version)

@@ -135,8 +135,7 @@ def reprocess(
         InputError: there is no such episode.
         ServerError: the server cannot be reached.
     """
-    chosen = {"model", "detector", "calibration"}
-    changes = settings.model_dump(mode="json", include=chosen) | settings.results()
+    changes = settings.networks() | settings.results()
     with server_of(api_url):
         for attempt in newest_attempts(store, episode_ids):
             yield _start(attempt, store, settings, changes)

@@ -178,6 +178,8 @@ def _environment(settings: Settings, place: Place, inbox: Path) -> dict[str, str
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "BGM_DATA_DIR": str(settings.data_dir.absolute()),
         "BGM_INBOX__FOLDER": str(inbox.absolute()),
+        "BGM_DATABASE_URL": settings.resolved_database_url,
+        "BGM_STEM_STORE": settings.resolved_stem_store,
         WORKING_FOLDER: str(Path.cwd()),
     }
     environment = defaults | dict(os.environ) | fixed

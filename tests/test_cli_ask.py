@@ -197,6 +197,7 @@ def test_a_stem_is_cut_by_seconds_or_timecode_and_silence_is_told(bgm: Bgm, tmp_
         ("segments --until 9999-12-31", "the year must be from 1900 to 9000"),
         ("events --no-music", "events are spans of music"),
         ("events -o no/such/folder.csv", "no/such/folder.csv: cannot be written"),
+        ("events -o a.xls", "a.xls: no format is known by .xls; name a file in .txt, .csv, .xlsx, .json, "),
     ],
 )
 def test_what_cannot_be_answered_is_one_clear_error(bgm: Bgm, arguments: str, complaint: str) -> None:
@@ -211,6 +212,9 @@ def test_what_cannot_be_answered_is_one_clear_error(bgm: Bgm, arguments: str, co
     [
         ("stem 0 1 2 -o x.wav", "EPISODE"),
         ("labels 99999999999999999999", "EPISODE"),
+        ("timeline 99999999999999999999 -o x.png", "EPISODE"),
+        ("rerun 99999999999999999999", "[EPISODE]..."),
+        ("reprocess 0", "[EPISODE]..."),
         ("segments --min-probability 2", "--min-probability"),
         ("segments --limit -1", "--limit"),
     ],

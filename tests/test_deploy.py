@@ -6,6 +6,7 @@ No container engine, cluster or systemd runs here; docs/deploy.md says which of 
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,15 @@ def test_units_are_as_systemd_wants_them(tmp_path: Path) -> None:
     for unit in (unit for unit in units if unit.suffix == ".service"):
         rated = run("systemd-analyze", "security", "--offline=true", "--threshold=25", unit)
         assert rated.returncode == 0, f"{unit.name} is open to more than it needs:\n{rated.stdout}"
+
+
+def test_a_worker_under_systemd_finds_what_flow_runs_are_started_with() -> None:
+    """systemd's own PATH has no virtual environment, and Debian has no `python`."""
+    unit = (DEPLOY / "bgm-worker@.service").read_text()
+    (path,) = re.findall(r"^Environment=PATH=(\S+)$", unit, re.MULTILINE)
+    command = documents(DEPLOY / "prefect.yaml")[0]["definitions"]["night"]["job_variables"]["command"]
+    program = shutil.which(command.split()[0], path=path.replace("/opt/bgm/.venv/bin", str(BIN)))
+    assert program is not None and Path(program).parent == BIN
 
 
 def test_the_timer_has_a_night_every_day_of_a_year() -> None:

@@ -208,6 +208,8 @@ def test_a_table_leaves_out_columns_that_nothing_is_known_for(filled: Store) -> 
         (None, Path("a.parquet"), "parquet"),
         (None, Path("a.xlsx"), "xlsx"),
         (None, Path("a.txt"), "table"),
+        (None, Path("/dev/stdout"), "table"),
+        ("csv", Path("a.csv.part"), "csv"),
         ("json", Path("a.csv"), "json"),
     ],
 )

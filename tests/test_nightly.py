@@ -119,6 +119,30 @@ def test_new_files_become_rows_and_the_second_night_reads_none_of_them(
     assert not again.has_failed
 
 
+def test_of_two_files_with_the_same_bytes_the_one_seen_first_counts_as_long_as_it_is_there(
+    inbox: Path, store: Store, night: Callable[[], NightReport]
+) -> None:
+    first = record(inbox / "EINS_2026-03-31_20-15-00_Spot.wav")
+    second = inbox / "ZWEI_2026-04-01_21-00-00_Spot.wav"
+    shutil.copy(first, second)
+
+    def shown_as() -> tuple[str, str]:
+        (episode,) = query.episodes(store).to_dict("records")
+        return episode["channel"], episode["path"]
+
+    night()
+    for _ in range(2):
+        rows = night().rows
+        assert {(row.file, row.outcome, row.reason) for row in rows} == {
+            (first.name, "known", ""),
+            (second.name, "known", f"the same bytes as {first}, which counts"),
+        }
+        assert shown_as() == ("EINS", str(first))
+    record(first, seed=1)  # a recorder that uses its names again
+    assert outcomes(night()) == {first.name: "new", second.name: "known"}
+    assert set(query.episodes(store)["channel"]) == {"EINS", "ZWEI"}
+
+
 def test_a_night_gives_the_same_rows_as_each_file_alone(
     inbox: Path, store: Store, networks: Networks, config: Settings, tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
+from bgm_pipeline.demo.places import typed, variables
 from bgm_pipeline.demo.programme import Programme, agreement, make_programme
 from bgm_pipeline.errors import InputError, StoreError
 from bgm_pipeline.evaluation.timeline import Span, Timeline, draw, timeline_of
@@ -133,7 +133,7 @@ def _print(console: Console, programme: Programme, outcome: Outcome, settings: S
         ("database", settings.data_dir / "bgm.sqlite"),
         ("stems", Path(settings.resolved_stem_store)),
     ):
-        say(f"{name:<12}{_shown(path)}")
+        say(f"{name:<12}{typed(path)}")
     say("\nNow try:")
     for command in _next_commands(outcome, settings):
         say(f"  {command}")
@@ -188,13 +188,12 @@ def _event_table(events: Sequence[Span], truth: Sequence[Span]) -> Table:
 
 def _next_commands(outcome: Outcome, settings: Settings) -> list[str]:
     """Commands for the demo's own store that work as they are pasted."""
-    bgm = "bgm" if _on_path() else shlex.quote(_shown(Path(sys.executable).with_name("bgm")))
-    places = f"BGM_DATA_DIR={shlex.quote(_shown(settings.data_dir))} "
-    places += "".join(f"{name}= " for name in ("BGM_DATABASE_URL", "BGM_STEM_STORE") if os.environ.get(name))
+    bgm = "bgm" if _on_path() else shlex.quote(typed(Path(sys.executable).with_name("bgm")))
+    places = variables(settings)
     longest = max(outcome.timeline.events, key=lambda span: span.end_s - span.start_s, default=Span(0, 12))
     span = f"{_precise(longest.start_s)} {_precise(longest.end_s)}"
     stem, labels = (
-        shlex.quote(_shown(outcome.picture.with_name(name))) for name in ("music.flac", "music.txt")
+        shlex.quote(typed(outcome.picture.with_name(name))) for name in ("music.flac", "music.txt")
     )
     return [
         f"{places}{bgm} segments --music --max-level 0",
@@ -206,12 +205,6 @@ def _next_commands(outcome: Outcome, settings: Settings) -> list[str]:
 def _on_path() -> bool:
     found = shutil.which("bgm")
     return found is not None and Path(found).parent.resolve() == Path(sys.executable).parent.resolve()
-
-
-def _shown(path: Path) -> str:
-    """Below the working folder as it would be typed there; else absolute."""
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _clock(seconds: float) -> str:

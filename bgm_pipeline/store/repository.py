@@ -27,7 +27,15 @@ from bgm_pipeline.store.functions import Clock
 from bgm_pipeline.store.lease import Heartbeat, runs_in_progress
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, StemRow
 from bgm_pipeline.store.retention import is_old
-from bgm_pipeline.store.rows import event_rows, new_run, plain_text, run_values, segment_rows, stem_rows
+from bgm_pipeline.store.rows import (
+    event_rows,
+    kept_path,
+    new_run,
+    plain_text,
+    run_values,
+    segment_rows,
+    stem_rows,
+)
 from bgm_pipeline.store.stems import StemStore, StemWriter
 from bgm_pipeline.types import Episode, RunIdentity, RunResult
 
@@ -86,7 +94,13 @@ class Store:
 
     @outlasting_restarts
     def register_episode(
-        self, episode: Episode, source_sha256: str, size_bytes: int, *, is_news: bool = True
+        self,
+        episode: Episode,
+        source_sha256: str,
+        size_bytes: int,
+        *,
+        is_news: bool = True,
+        is_copy: bool = False,
     ) -> int:
         """The number of an episode, which is new if no file with these bytes was seen before.
 
@@ -95,6 +109,7 @@ class Store:
 
         Args:
             is_news: False where what is told may be older than what is known, and only fills gaps.
+            is_copy: the file that is known is still there: its path stays, and this one only fills gaps.
         """
         told = {
             "channel": plain_text(episode.channel),
@@ -102,24 +117,31 @@ class Store:
             "air_start": episode.air_start,
         }
         values: dict[str, Any] = {name: value for name, value in told.items() if value}
-        values |= {"path": plain_text(str(episode.path.absolute())), "size_bytes": size_bytes}
+        values |= {"path": kept_path(episode.path), "size_bytes": size_bytes}
         same_bytes = EpisodeRow.source_sha256 == source_sha256
         with self.writing() as session:
             if session.scalar(select(EpisodeRow.id).where(same_bytes)) is None:
                 new = {"channel": "", "title": "", "registered_at": Clock(), **values}
                 with suppress(IntegrityError), session.begin_nested():
                     session.execute(insert(EpisodeRow).values(source_sha256=source_sha256, **new))
-            columns = [getattr(EpisodeRow, name) for name in told]
+            columns = [getattr(EpisodeRow, name) for name in (*told, *(["path"] if is_copy else []))]
             known = session.execute(select(*columns).where(same_bytes).with_for_update()).one_or_none()
             if known is None:
                 raise StoreError(f"{episode.path}: its episode was dropped just now; process it again")
-            if not is_news:
+            if is_copy or not is_news:
                 values = {name: value for name, value in values.items() if not known._mapping.get(name)}
             episode_id = session.execute(
                 update(EpisodeRow).where(same_bytes).values(values).returning(EpisodeRow.id)
             ).scalar_one()
         self._sweep(episode_id)
         return episode_id
+
+    @outlasting_restarts
+    def path_of(self, source_sha256: str) -> Path | None:
+        """Where the file with these bytes lay when it was last seen; none if it was not."""
+        with self.reading() as connection:
+            path = connection.scalar(select(EpisodeRow.path).where(EpisodeRow.source_sha256 == source_sha256))
+        return None if path is None else Path(path)
 
     @outlasting_restarts
     def find_done_run(self, episode_id: int, identity: RunIdentity) -> int | None:
@@ -303,7 +325,7 @@ class Store:
         with self.writing() as session:
             episode = session.execute(
                 select(EpisodeRow.id, EpisodeRow.source_sha256)
-                .where(EpisodeRow.path == plain_text(str(path.absolute())))
+                .where(EpisodeRow.path == kept_path(path))
                 .order_by(EpisodeRow.id.desc())
                 .limit(1)
                 .with_for_update()

@@ -4,6 +4,7 @@ Probabilities are kept to 4 digits and levels to 2, so that results do not diffe
 a sum did.
 """
 
+from pathlib import Path
 from typing import Any
 
 from bgm_pipeline.store.functions import Clock
@@ -105,6 +106,11 @@ def run_values(result: RunResult, segments: list[Row], events: list[Row]) -> Row
         ],
         "damage": [{"message": plain_text(one.message), "count": one.count} for one in result.damage],
     }
+
+
+def kept_path(path: Path) -> str:
+    """What the database says of a place."""
+    return plain_text(str(path.absolute()))
 
 
 def plain_text(text: str) -> str:

@@ -138,15 +138,15 @@ def processes_of(folder_of_house: Path) -> list[str]:
     return found
 
 
-def start_house(folder: Path, detector: Path) -> House:
+def start_house(folder: Path, detector: Path, *options: str, **changes: str) -> House:
     """Starts `bgm up`."""
     settings = small_settings(folder / "data", folder / "inbox", detector)
     (folder / "inbox").mkdir(exist_ok=True)
     hidden = ("PREFECT_", "BGM_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    environment |= environment_of(settings)
+    environment |= environment_of(settings) | changes
     port = free_port()
-    command = [*BGM, "up", "--port", str(port), "--inbox", "inbox"]
+    command = [*BGM, "up", "--port", str(port), "--inbox", "inbox", *options]
     with (folder / "up.txt").open("w") as said:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=said, stderr=said, text=True, start_new_session=True
@@ -154,9 +154,9 @@ def start_house(folder: Path, detector: Path) -> House:
     return House(folder, settings, f"http://127.0.0.1:{port}", environment, process)
 
 
-def open_house(folder: Path, detector: Path) -> House:
+def open_house(folder: Path, detector: Path, *options: str, **changes: str) -> House:
     """Starts `bgm up` and waits until it says that it is ready."""
-    house = start_house(folder, detector)
+    house = start_house(folder, detector, *options, **changes)
     wait_for("bgm up is not ready", lambda: "ready: " in house.said or house.process.poll() is not None, 200)
     assert house.process.poll() is None, house.said
     return house

@@ -1,6 +1,7 @@
 """`bgm up` in good and in bad times."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +13,7 @@ from nights import record
 
 from flows import api, rescue
 
-from .conftest import House, Night, free_port, processes_of, start_house, wait_for
+from .conftest import House, Night, close_house, free_port, open_house, processes_of, start_house, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -110,3 +111,17 @@ def test_killed_it_leaves_nothing_running(tmp_path: Path, detector: Path) -> Non
     house.process.kill()
     assert house.process.wait(10) == -signal.SIGKILL
     wait_for("something is left", lambda: not processes_of(tmp_path), 20)
+
+
+def test_the_demo_leaves_the_users_own_store_alone(tmp_path: Path, detector: Path) -> None:
+    database, stems = tmp_path / "own.sqlite", tmp_path / "own"
+    own = {"BGM_DATABASE_URL": f"sqlite:///{database}", "BGM_STEM_STORE": str(stems)}
+    house = open_house(tmp_path, detector, "--demo", **own)
+    try:
+        places = re.search(r"look at it with: (.*)bgm status", house.said)
+        assert places is not None
+        told = dict(word.split("=", 1) for word in places[1].split())
+        wait_for("it is not done", lambda: "3 done, 1 failed" in house.try_bgm("status", **told).stdout)
+    finally:
+        close_house(house)
+    assert not database.exists() and not stems.exists()

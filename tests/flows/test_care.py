@@ -1,9 +1,11 @@
 """What is done besides episodes."""
 
+import os
 from pathlib import Path
 
 import pytest
 from nights import record
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 
 from bgm_pipeline import query
 from bgm_pipeline.media.probe import sha256_of
@@ -39,6 +41,22 @@ def test_retention_drops_what_others_took_the_place_of(
     assert "1 old runs" in str(retention_flow(return_state=True).message)
     assert query.episodes(store)["run_id"].tolist() == [2]
     assert store_check_flow(deep=True, return_state=True).is_completed()
+
+
+def test_retention_deletes_what_tasks_gave_long_ago_and_nothing_of_others(inbox: Path, store: Store) -> None:
+    storage = PREFECT_LOCAL_STORAGE_PATH.value()
+    before = set(storage.rglob("*"))
+    process_episode_flow(str(record(inbox / "a.wav")))
+    (given,) = (path for path in set(storage.rglob("*")) - before if path.is_file())
+    of_another = storage / "of another program"
+    of_another.write_text("kept")
+    retention_flow()
+    assert given.is_file()
+    for path in (given, of_another):
+        os.utime(path, (0, 0))
+    retention_flow()
+    assert not given.exists()
+    assert of_another.read_text() == "kept"
 
 
 def test_an_episode_that_takes_too_long_has_failed_and_says_so(

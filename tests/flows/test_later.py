@@ -1,5 +1,6 @@
 """What is asked for, told or tried again after a night, and what the next night makes of it."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sqlalchemy import select
 from bgm_pipeline import query
 from bgm_pipeline.errors import StoreError
 from bgm_pipeline.pipeline import process_episode
-from bgm_pipeline.settings import DetectionSettings, Settings
+from bgm_pipeline.settings import DetectionSettings, Settings, load_settings
 from bgm_pipeline.store.orm import RunRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.types import Episode
@@ -53,6 +54,41 @@ def test_what_was_asked_for_last_stays_shown(
     assert query.episodes(store)["run_id"].tolist() == [2]
     assert [row.outcome for row in reprocess(store, config, url, [1])] == ["known"]
     assert query.episodes(store)["run_id"].tolist() == [1]
+
+
+def test_weights_that_are_named_below_the_working_folder_are_found_by_workers_elsewhere(
+    inbox: Path,
+    store: Store,
+    config: Settings,
+    client: SyncPrefectClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record(inbox / "a.wav")
+    assert night() == "1 started"
+    work(client)
+    shutil.copy(config.detector, tmp_path / "own.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    other = load_settings(detector="own.safetensors", detection={"onset": 0.75})
+    assert [row.outcome for row in reprocess(store, other, str(client.api_url), [1])] == ["started"]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    work(client)
+    assert query.episodes(store)["run_id"].tolist() == [2]
+
+
+def test_of_two_files_with_the_same_bytes_the_first_counts_night_after_night(
+    inbox: Path, store: Store, client: SyncPrefectClient
+) -> None:
+    first = record(inbox / "EINS_2026-03-31_20-15-00_Spot.wav")
+    assert night() == "1 started"
+    work(client)
+    shutil.copy(first, inbox / "ZWEI_2026-04-01_21-00-00_Spot.wav")
+    for _ in range(2):
+        assert night() == "2 known"
+        assert query.episodes(store)["channel"].tolist() == ["EINS"]
+    first.unlink()
+    assert night() == "1 known"
+    assert query.episodes(store)["channel"].tolist() == ["ZWEI"]
 
 
 def test_a_flow_run_that_is_late_or_retried_takes_no_newer_title_away(
