@@ -201,11 +201,15 @@ class Settings(BaseSettings):
 
     def networks(self) -> dict[str, str]:
         """Settings that say which networks and calibration, as a process in another folder understands them:
-        what is a file, and so has an ending, by its absolute path."""
-        chosen = {"model": self.model, "detector": self.detector, "calibration": str(self.calibration or "")}
+        files by their absolute paths. What has an ending is a file of weights, and no name."""
+
+        def known_anywhere(name: str) -> str:
+            return str(Path(name).absolute()) if Path(name).suffix else name
+
         return {
-            name: str(Path(value).absolute()) if Path(value).suffix else value
-            for name, value in chosen.items()
+            "model": known_anywhere(self.model),
+            "detector": known_anywhere(self.detector),
+            "calibration": str(self.calibration.absolute()) if self.calibration else "",
         }
 
     def results_sha256(self) -> str:
