@@ -121,7 +121,8 @@ def test_the_demo_leaves_the_users_own_store_alone(tmp_path: Path, detector: Pat
         places = re.search(r"look at it with: (.*)bgm status", house.said)
         assert places is not None
         told = dict(word.split("=", 1) for word in places[1].split())
-        wait_for("it is not done", lambda: "3 done, 1 failed" in house.try_bgm("status", **told).stdout)
+        done = "3 done, 1 failed"
+        wait_for(done, lambda: done in house.try_bgm("status", **told).stdout, 240)
     finally:
         close_house(house)
     assert not database.exists() and not stems.exists()
