@@ -56,22 +56,18 @@ def test_what_was_asked_for_last_stays_shown(
     assert query.episodes(store)["run_id"].tolist() == [1]
 
 
-def test_weights_that_are_named_below_the_working_folder_are_found_by_workers_elsewhere(
-    inbox: Path,
-    store: Store,
-    config: Settings,
-    client: SyncPrefectClient,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_workers_elsewhere_are_told_where_weights_lie_that_are_named_below_the_working_folder(
+    inbox: Path, store: Store, config: Settings, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
     record(inbox / "a.wav")
     assert night() == "1 started"
     work(client)
-    shutil.copy(config.detector, tmp_path / "own.safetensors")
-    (tmp_path / "elsewhere").mkdir()
-    other = load_settings(detector="own.safetensors", detection={"onset": 0.75})
+    own = Path(shutil.copy(config.detector, tmp_path / "own.safetensors"))
+    other = load_settings(detector=own.name, detection={"onset": 0.75})
     assert [row.outcome for row in reprocess(store, other, str(client.api_url), [1])] == ["started"]
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    (asked,) = (run for run in client.read_flow_runs() if run.parameters.get("changes"))
+    assert asked.parameters["changes"]["detector"] == str(own)
+    assert asked.parameters["changes"]["model"] == "passthrough"
     work(client)
     assert query.episodes(store)["run_id"].tolist() == [2]
 
