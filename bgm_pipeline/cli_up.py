@@ -50,12 +50,12 @@ def up(
     settings = load_settings()
     if demo:
         from bgm_pipeline.demo.inbox import make_inbox
-        from bgm_pipeline.demo.places import variables
+        from bgm_pipeline.demo.places import bgm
 
         settings = load_settings(data_dir=settings.data_dir / "demo", database_url="", stem_store="")
         inbox = settings.data_dir / "inbox"
         say(make_inbox(inbox))
-        say(f"look at it with: {variables(settings)}bgm status")
+        say(f"look at it with: {bgm(settings)} status")
     place = Place(host, port)
     if not place.is_loopback and AUTH not in os.environ:
         say(f"{host} lets others in, who can then start programs here; set {AUTH}, see docs/nightly.md")

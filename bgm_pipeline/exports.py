@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bgm_pipeline.store.repository import Store
 
 Format = Literal["table", "csv", "xlsx", "json", "parquet"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 LabelFormat = Literal["audacity", "webvtt"]
 
 
@@ -35,13 +34,15 @@ def format_of(form: Format | None, out: Path | None) -> Format:
     Raises:
         InputError: the name ends in something else.
     """
-    ending = out.suffix.lower().removeprefix(".") if out else ""
-    by_name: dict[str, Format] = {"": "table", "txt": "table"}
-    by_name |= {known: known for known in FORMATS if known != "table"}
-    if form or ending in by_name:
-        return form or by_name[ending]
-    endings = ", ".join(f".{known}" for known in by_name if known)
-    raise InputError(f"{out}: no format is known by .{ending}; name a file in {endings}, or give --format")
+    if form or out is None:
+        return form or "table"
+    by_ending: dict[str, Format] = {".txt": "table"}
+    by_ending |= {f".{known}": known for known in get_args(Format) if known != "table"}
+    ending = out.suffix.lower()
+    if ending and ending not in by_ending:
+        known = ", ".join(by_ending)
+        raise InputError(f"{out}: no format is known by {ending}; name a file in {known}, or give --format")
+    return by_ending.get(ending, "table")
 
 
 def write(frame: DataFrame, form: Format, out: Path | None = None) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
-from bgm_pipeline.demo.places import typed, variables
+from bgm_pipeline.demo.places import bgm, typed
 from bgm_pipeline.demo.programme import Programme, agreement, make_programme
 from bgm_pipeline.errors import InputError, StoreError
 from bgm_pipeline.evaluation.timeline import Span, Timeline, draw, timeline_of
@@ -188,23 +186,17 @@ def _event_table(events: Sequence[Span], truth: Sequence[Span]) -> Table:
 
 def _next_commands(outcome: Outcome, settings: Settings) -> list[str]:
     """Commands for the demo's own store that work as they are pasted."""
-    bgm = "bgm" if _on_path() else shlex.quote(typed(Path(sys.executable).with_name("bgm")))
-    places = variables(settings)
+    begin = bgm(settings)
     longest = max(outcome.timeline.events, key=lambda span: span.end_s - span.start_s, default=Span(0, 12))
     span = f"{_precise(longest.start_s)} {_precise(longest.end_s)}"
     stem, labels = (
         shlex.quote(typed(outcome.picture.with_name(name))) for name in ("music.flac", "music.txt")
     )
     return [
-        f"{places}{bgm} segments --music --max-level 0",
-        f"{places}{bgm} stem {outcome.episode_id} {span} -o {stem}",
-        f"{places}{bgm} labels {outcome.episode_id} -o {labels}",
+        f"{begin} segments --music --max-level 0",
+        f"{begin} stem {outcome.episode_id} {span} -o {stem}",
+        f"{begin} labels {outcome.episode_id} -o {labels}",
     ]
-
-
-def _on_path() -> bool:
-    found = shutil.which("bgm")
-    return found is not None and Path(found).parent.resolve() == Path(sys.executable).parent.resolve()
 
 
 def _clock(seconds: float) -> str:

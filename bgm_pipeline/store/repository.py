@@ -124,10 +124,12 @@ class Store:
                 new = {"channel": "", "title": "", "registered_at": Clock(), **values}
                 with suppress(IntegrityError), session.begin_nested():
                     session.execute(insert(EpisodeRow).values(source_sha256=source_sha256, **new))
-            columns = [getattr(EpisodeRow, name) for name in (*told, *(["path"] if is_copy else []))]
+            columns = [getattr(EpisodeRow, name) for name in told]
             known = session.execute(select(*columns).where(same_bytes).with_for_update()).one_or_none()
             if known is None:
                 raise StoreError(f"{episode.path}: its episode was dropped just now; process it again")
+            if is_copy:
+                del values["path"]
             if is_copy or not is_news:
                 values = {name: value for name, value in values.items() if not known._mapping.get(name)}
             episode_id = session.execute(
