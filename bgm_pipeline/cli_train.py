@@ -115,9 +115,10 @@ def train(
     stopped: list[int] = []
 
     def stop(received: int, _: object) -> None:
-        if stopped:
-            raise KeyboardInterrupt
         stopped.append(received)
+        # A second signal has its own effect again: what a handler raises is lost in a finaliser.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     with training_bar(model) as show:
         if network.trained_by == "factorisation":
