@@ -54,6 +54,8 @@ class House:
     url: str
     environment: dict[str, str]
     process: subprocess.Popen[str]
+    client: httpx.Client
+    """Asks the server; one for all questions, since making one takes as long as an answer."""
 
     @property
     def inbox(self) -> Path:
@@ -93,12 +95,12 @@ class House:
 
         def answer() -> httpx.Response | None:
             try:
-                got = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=30)
+                got = self.client.request(method, f"{self.url}/api{path}", json=body)
             except httpx.ReadTimeout:
                 return None
             return None if got.status_code == httpx.codes.SERVICE_UNAVAILABLE else got.raise_for_status()
 
-        got: httpx.Response = wait_for("the server is busy all the time", answer, 60)
+        got: httpx.Response = wait_for("the server is busy all the time", answer, 180)
         return got.json() if got.content else None
 
     def flow_runs(self) -> dict[str, dict[str, Any]]:
@@ -151,7 +153,8 @@ def start_house(folder: Path, detector: Path, *options: str, **changes: str) -> 
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=said, stderr=said, text=True, start_new_session=True
         )
-    return House(folder, settings, f"http://127.0.0.1:{port}", environment, process)
+    client = httpx.Client(timeout=30)
+    return House(folder, settings, f"http://127.0.0.1:{port}", environment, process, client)
 
 
 def open_house(folder: Path, detector: Path, *options: str, **changes: str) -> House:
@@ -171,6 +174,7 @@ def close_house(house: House) -> None:
         assert processes_of(house.folder) == []
     finally:
         house.process.kill()
+        house.client.close()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from bgm_pipeline.cli import app
 from bgm_pipeline.errors import InputError
-from bgm_pipeline.evaluation import bss, conditions, costs
+from bgm_pipeline.evaluation import bench, bss, conditions, costs
 from bgm_pipeline.evaluation.bench import Bench, Measurement
 from bgm_pipeline.evaluation.comparison import (
     Comparison,
@@ -44,6 +44,11 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a network costs is told from one turn, by PyTorch: a graph for OpenVINO takes seconds to make."""
     monkeypatch.setattr(costs, "_REPEATS", 1)
     monkeypatch.setenv("BGM_ENGINE", "torch")
+
+
+@pytest.fixture
+def one_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "LEVELS_DB", (0,))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +110,7 @@ def test_baselines_bound_what_can_be_reached(folder: Path) -> None:
     assert oracle.sdr > bss.judge(made.mixture, made.music, made.speech).sdr + 10
 
 
+@pytest.mark.usefixtures("one_level")
 def test_a_bench_that_was_stopped_goes_on_and_one_of_other_mixtures_begins_anew(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +135,7 @@ def test_a_bench_that_was_stopped_goes_on_and_one_of_other_mixtures_begins_anew(
     assert measured == []
 
 
+@pytest.mark.usefixtures("one_level")
 def test_what_was_measured_with_other_context_is_measured_again(folder: Path, tmp_path: Path) -> None:
     system = System("as it is", "passthrough")
     told: list[str] = []
