@@ -16,6 +16,7 @@ import numpy as np
 from bgm_pipeline.errors import MediaError
 from bgm_pipeline.media import downmix
 from bgm_pipeline.media.ffmpeg import CHANNELS, INPUT_OPTIONS, Decoder, input_url, shown
+from bgm_pipeline.media.probe import CLOCK_RUNS_ANYWHERE
 from bgm_pipeline.media.timeline import Stereo, Timeline
 from bgm_pipeline.media.truncation import cut_short
 from bgm_pipeline.settings import MediaSettings
@@ -32,6 +33,8 @@ from bgm_pipeline.types import AudioSelection, AudioStream, Block, Damage, Extra
 _NAMED_LAYOUT = re.compile(r"mono|stereo|downmix|quad.*|\d\.\d.*|hexagonal|octagonal")
 _STATES_ITS_DURATION = frozenset({"mov", "matroska", "mxf", "gxf", "avi", "wav", "w64", "flac", "asf", "flv"})
 _SHORT_S = 1.0
+_AHEAD_S = 5.0
+"""A broadcast is cut where the picture may be seconds ahead of its sound: it is sent before it is due."""
 _PLACEHOLDER = "the input"
 _ELSEWHERE = "opening external track"
 """What ffmpeg says of a MOV whose data reference it does not follow."""
@@ -132,13 +135,23 @@ class AudioReader:
             yield Damage(f"the file changed {change} while it was read: still growing?", 1)
         elif reason := cut_short(info.path, info.container, size_bytes):
             yield Damage(reason, 1)
-        stated = self._stated_end_s()
-        if stated is not None and not timeline.clock_changed and stated - samples_to_s(end) > _SHORT_S:
+        stated, short_s = self._stated_end_s(), _AHEAD_S if self._states_nothing else _SHORT_S
+        if stated is not None and not timeline.clock_changed and stated - samples_to_s(end) > short_s:
             ends, states = format_timecode(samples_to_ms(end)), format_timecode(s_to_ms(stated))
-            yield Damage(f"the audio ends at {ends}, but the file says at {states}: cut short?", 1)
+            if self._states_nothing:
+                doubt = f"goes on to {states}: is more of it in another stream?"
+            else:
+                doubt = f"says at {states}: cut short?"
+            yield Damage(f"the audio ends at {ends}, but the file {doubt}", 1)
+
+    @property
+    def _states_nothing(self) -> bool:
+        return self._info.container in CLOCK_RUNS_ANYWHERE
 
     def _stated_end_s(self) -> float | None:
         info = self._info
+        if self._states_nothing:
+            return info.duration_s  # of what lasts longest: the picture, or another sound
         if not _STATES_ITS_DURATION.intersection(info.container.split(",")):
             return None
         chosen = [stream for stream in info.audio_streams if stream.index in self._selection.streams]

@@ -21,7 +21,9 @@ _MAX_TEXT_LENGTH = 1000
 PRIMING_S = 0.1
 """Audio that starts no more than this before the video is an encoder's priming, not programme."""
 
-_CLOCK_RUNS_ANYWHERE = frozenset({"mpegts", "mpeg"})
+CLOCK_RUNS_ANYWHERE = frozenset({"mpegts", "mpeg"})
+"""Containers whose clock begins anywhere, and that state no duration: ffprobe tells where streams end."""
+
 _TRACKS_ARE_CHANNELS = frozenset({"mxf", "mov", "gxf", "lxf"})
 
 _SPECIAL_ROLES = frozenset(
@@ -88,9 +90,10 @@ def select_audio(info: MediaInfo, wanted: Sequence[int] | None = None, join: boo
     """Choose the audio to process.
 
     By default one stream: not audio description, commentary, a mix for the hard of hearing or clean effects,
-    if there is another; of these the lowest programme's; of these the one marked as default; of these the
-    first. Where that is a mono track of a container whose tracks are channels (MXF, MOV/MP4, GXF, LXF), and
-    the next such track has the same codec, rate and language, the two are joined as a stereo pair.
+    if there is another; of these the lowest programme's; of these one that is heard up to the file's end, in
+    a transport stream, which may move its sound to another stream; of these the one marked as default; of
+    these the first. Where that is a mono track of a container whose tracks are channels (MXF, MOV/MP4, GXF,
+    LXF), and the next such track has the same codec, rate and language, the two are joined as a stereo pair.
 
     Args:
         info: what :func:`probe` found.
@@ -109,8 +112,8 @@ def select_audio(info: MediaInfo, wanted: Sequence[int] | None = None, join: boo
         raise InputError(f"{shown(info.path)}: either choose streams or join all mono tracks, not both")
     if wanted:
         return _asked_for(info, usable, list(dict.fromkeys(wanted)))
-    ranked = sorted(usable, key=_rank)
-    best = ranked[0]
+    ends_early = _ends_early if info.container in CLOCK_RUNS_ANYWHERE else lambda stream: False
+    best = min(usable, key=lambda stream: _rank(stream, ends_early(stream)))
     tracks = [
         stream for stream in usable if stream.channels == 1 and _is_special(stream) == _is_special(best)
     ]
@@ -215,7 +218,7 @@ def _presentation_start(container: str, streams: Iterable[dict[str, Any]]) -> fl
     first_s = min(starts.values())
     if math.isinf(first_s):
         return 0.0
-    if container not in _CLOCK_RUNS_ANYWHERE and first_s < 0:
+    if container not in CLOCK_RUNS_ANYWHERE and first_s < 0:
         return 0.0
     return starts["video"] if 0 < starts["video"] - first_s <= PRIMING_S else first_s
 
@@ -279,8 +282,13 @@ def _is_special(stream: AudioStream) -> bool:
     )
 
 
-def _rank(stream: AudioStream) -> tuple[bool, int, bool, int]:
-    return _is_special(stream), stream.programme or 0, not stream.is_default, stream.index
+def _ends_early(stream: AudioStream) -> bool:
+    """Whether ffprobe met it at the file's beginning alone."""
+    return stream.duration_s is None
+
+
+def _rank(stream: AudioStream, ends_early: bool) -> tuple[bool, int, bool, bool, int]:
+    return _is_special(stream), stream.programme or 0, ends_early, not stream.is_default, stream.index
 
 
 def _kind(stream: AudioStream) -> tuple[str, int, str]:

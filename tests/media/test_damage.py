@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -254,3 +255,32 @@ def _without_privileges() -> Iterator[None]:
         yield
     finally:
         os.seteuid(user)
+
+
+LONG_VIDEO = ("-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=16")
+ENCODED = ("-c:v", "mpeg2video", "-c:a", "mp2")
+
+
+def test_a_broadcast_whose_sound_ends_long_before_its_picture_says_so(
+    make: Callable[..., Path], hiss: Path
+) -> None:
+    heard = read(make("silent_end.ts", *LONG_VIDEO, "-i", hiss, *ENCODED))
+    assert len(heard.samples) / 16000 == pytest.approx(6, abs=0.1)
+    assert re.search(r"the audio ends at 00:00:0[56].*, but the file goes on to 00:00:1[56]", heard.damage)
+
+
+def test_of_a_broadcast_that_moves_its_sound_to_another_stream_the_longer_part_is_read(
+    make: Callable[..., Path], hiss: Path, tmp_path: Path
+) -> None:
+    """As where a transmitter gives the programme another PID."""
+    before = make("before.ts", *VIDEO, "-i", hiss, *ENCODED, "-t", 2)
+    after = make(
+        *("after.ts", *LONG_VIDEO, "-stream_loop", 2, "-i", hiss, *ENCODED, "-t", 16),
+        *("-streamid", "1:336", "-output_ts_offset", 2),
+    )
+    path = tmp_path / "moved.ts"
+    path.write_bytes(before.read_bytes() + after.read_bytes())
+    heard = read(path)
+    assert [stream.duration_s is None for stream in heard.info.audio_streams] == [True, False]
+    assert heard.rms(3, 17) > 0.2
+    assert len(heard.samples) / 16000 == pytest.approx(18, abs=0.5)
