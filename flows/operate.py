@@ -146,13 +146,15 @@ def _start(attempt: Attempt, store: Store, settings: Settings, changes: dict[str
     from flows.nightly import start  # noqa: PLC0415
 
     found = FoundFile(attempt.episode.path.name, attempt.episode, attempt.audio_streams)
+    # What failed may have been mended; what is done can only have been replaced by another recording.
+    only = attempt.source_sha256 if attempt.state == "done" else None
 
     def begin() -> NightRow:
         chosen = found
         if attempt.join_tracks:
             streams = select_audio(probe(attempt.episode.path), join=True).streams
             chosen = replace(found, audio_streams=streams)
-        return start(chosen, store, load_networks(settings), settings, changes=changes, again=True)
+        return start(chosen, store, load_networks(settings), settings, changes=changes, again=True, only=only)
 
     return guarded(found, begin)
 

@@ -19,6 +19,7 @@ class Attempt:
 
     episode_id: int
     episode: Episode
+    source_sha256: str
     state: str
     """Of the run: running, done or failed; new where there was none."""
     audio_streams: tuple[int, ...]
@@ -52,9 +53,10 @@ def newest_attempts(store: Store, episode_ids: Sequence[int]) -> list[Attempt]:
 def _attempt(episode: EpisodeRow, run: RunRow | None) -> Attempt:
     described = Episode(Path(episode.path), episode.channel, episode.title, episode.air_start)
     if run is None:
-        return Attempt(episode.id, described, "new", (), False, None)
+        return Attempt(episode.id, described, episode.source_sha256, "new", (), False, None)
     streams: list[int] = run.settings.get("audio_streams", [])
     join_tracks: bool = run.settings.get("join_tracks", False)
     if join_tracks and run.selection:
         streams, join_tracks = run.selection["streams"], False
-    return Attempt(episode.id, described, run.state, tuple(streams), join_tracks, run.flow_run_url)
+    asked_for = tuple(streams), join_tracks
+    return Attempt(episode.id, described, episode.source_sha256, run.state, *asked_for, run.flow_run_url)

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,25 @@ def test_a_flow_run_that_is_late_or_retried_takes_no_newer_title_away(
     (episode,) = query.episodes(store).to_dict("records")
     assert (episode["state"], episode["title"]) == ("done", "Late show")
     assert episode["air_start"].timestamp() == 1774980900
+
+
+def test_an_episode_whose_place_another_recording_took_is_not_made_anew_from_that(
+    inbox: Path, store: Store, config: Settings, client: SyncPrefectClient
+) -> None:
+    """As recorders do that write the same names every week."""
+    path = record(inbox / "EINS_Show.wav")
+    last_week = datetime(2026, 3, 24, 20, 15, tzinfo=UTC)
+    networks = load_networks(config)
+    process_episode(Episode(path, title="Last week", air_start=last_week), store, networks, config)
+    record(path, seed=1)
+    process_episode(Episode(path, title="This week"), store, networks, config)
+    other = config.model_copy(update={"detection": config.detection.model_copy(update={"onset": 0.75})})
+    (row,) = reprocess(store, other, str(client.api_url), [1])
+    assert (row.outcome, row.reason) == (
+        "failed",
+        f"{path}: another recording lies there now; put the former one back",
+    )
+    assert query.episodes(store)["title"].tolist() == ["This week", "Last week"]
 
 
 def test_without_a_deployment_a_table_that_comes_later_is_heard(inbox: Path, store: Store) -> None:
