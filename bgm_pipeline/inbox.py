@@ -82,6 +82,12 @@ def scan_inbox(folder: Path, settings: InboxSettings, sleep: Callable[[float], N
         episode = Episode(folder / name, told.channel, told.title, told.air_start)
         ready.append(FoundFile(name, episode, told.audio_streams))
     ready.sort(key=_air_order)
+    if timeless := [found.file for found in ready if found.episode.air_start is None]:
+        others = f" and {len(timeless) - 1} more" if len(timeless) > 1 else ""
+        notes.append(
+            f"{shown(timeless[0])}{others}: no air time is known, so that no question with dates finds it; "
+            "let BGM_INBOX__PATTERNS fit the name, or tell it in a table"
+        )
     return Inbox(tuple(ready), tuple(sorted(waiting.items())), tuple(errors), tuple(notes))
 
 
