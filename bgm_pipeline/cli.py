@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from bgm_pipeline import cli_ask, cli_demo, cli_evaluate, cli_nightly, cli_probe, cli_run, cli_train, cli_up
+from bgm_pipeline import (
+    cli_ask,
+    cli_demo,
+    cli_evaluate,
+    cli_log,
+    cli_nightly,
+    cli_probe,
+    cli_run,
+    cli_train,
+    cli_up,
+)
 from bgm_pipeline.errors import BgmError
 
 app = typer.Typer(
@@ -20,6 +30,7 @@ cli_run.register(app)
 cli_nightly.register(app)
 cli_up.register(app)
 cli_ask.register(app)
+cli_log.register(app)
 app.add_typer(cli_train.corpus_app, name="corpus")
 app.command()(cli_train.train)
 cli_evaluate.register(app)

@@ -1,0 +1,197 @@
+"""The music log: when music was on air on a channel, every second once; for reports to copyright societies.
+
+Queries tell of recordings, which may overlap, end within a song and go on past midnight. The log tells of
+air time: events are cut to the range that is asked for, and those of different recordings of a channel that
+overlap, or hardly lie apart, are one row.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tzlocal import get_localzone
+
+from bgm_pipeline import query
+from bgm_pipeline.errors import InputError
+from bgm_pipeline.timebase import ms_to_s, s_to_ms
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from bgm_pipeline.store.repository import Store
+
+LOG_COLUMNS = (
+    *("channel", "air_start", "air_end", "duration_s", "titles", "episode_ids"),
+    *("music_probability", "music_to_speech_db"),
+)
+"""Columns of the log. Air times are aware; `titles` and `episode_ids` are those of the recordings, each once,
+in the order of time, with "; " between them; `music_probability` is the highest of the events in the row,
+`music_to_speech_db` that of the longest (dB; NaN where either is silent)."""
+
+
+class ChannelSum(NamedTuple):
+    """How much of the range is music on a channel, and how much is recorded, with results; all time once."""
+
+    channel: str
+    music_ms: int
+    recorded_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelLog:
+    """The log of one channel, or of all."""
+
+    rows: DataFrame
+    """Spans of music by channel, then time; columns: `LOG_COLUMNS`."""
+    sums: tuple[ChannelSum, ...]
+    """Of each channel with recordings in the range, and of the one that was asked for."""
+    asked_ms: int | None
+    """Length of the range; None where it has no beginning or no end."""
+    without_air_time: int
+    """Recordings that have results, but nobody knows when they were on air."""
+    without_results: int
+    """Recordings of the range that have no good run yet."""
+
+
+def channel_log(
+    store: Store,
+    min_duration_off_s: float,
+    *,
+    channel: str | None = None,
+    since: date | datetime | None = None,
+    until: date | datetime | None = None,
+    tz: tzinfo | None = None,
+) -> ChannelLog:
+    """When music was on air, each channel by itself.
+
+    Events of one recording stay apart, as detection left them, unless one of another recording joins them.
+
+    Args:
+        min_duration_off_s: events of different recordings that lie no further apart are one, seconds.
+        channel: only this one, by its exact name.
+        since, until, tz: as the filters of `bgm_pipeline.query`.
+
+    Raises:
+        InputError: the range ends before it begins, or its years cannot be meant.
+    """
+    zone = tz or get_localzone()
+    begin, end = query.asked_range({"since": since, "until": until, "tz": zone})
+    if begin and end and end <= begin:
+        raise InputError("the range ends before it begins; --until must be after --since")
+    # What lies just outside decides whether a hole at a border is filled, so that two days add up to both.
+    hole = timedelta(seconds=min_duration_off_s)
+    wider = (begin and begin - hole, end and end + hole)
+    events = _by_channel(query.events(store, channel=channel, since=wider[0], until=wider[1], tz=zone))
+    recordings = query.episodes(store, channel=channel, since=since, until=until, tz=zone)
+    has_results = recordings["run_id"].notna()
+    recorded = _by_channel(recordings[has_results])
+
+    begin_ms, end_ms = _ms(begin) if begin else -sys.maxsize, _ms(end) if end else sys.maxsize
+    rows, sums = [], []
+    for name in sorted({*events, *recorded} if channel is None else {channel}):
+        music = _united(events[name], s_to_ms(min_duration_off_s), begin_ms, end_ms)
+        covered = _united(recorded[name], 0, begin_ms, end_ms)
+        rows += [_row(name, one, begin_ms, end_ms) for one in music]
+        sums.append(ChannelSum(name, *(sum(one.length_ms for one in both) for both in (music, covered))))
+    return ChannelLog(
+        _frame(rows, zone),
+        tuple(sums),
+        end_ms - begin_ms if begin and end else None,
+        query.without_air_time(store, channel),
+        int((~has_results).sum()),
+    )
+
+
+class _Part(NamedTuple):
+    """An event, or a recording; milliseconds of UTC since 1970."""
+
+    start_ms: int
+    end_ms: int
+    episode_id: int
+    told: dict[Any, Any]
+    """Its row of the answer."""
+
+
+@dataclass(slots=True)
+class _United:
+    """Parts that make one row, by their start."""
+
+    parts: list[_Part]
+    start_ms: int
+    end_ms: int
+
+    @property
+    def length_ms(self) -> int:
+        return self.end_ms - self.start_ms
+
+    def is_reached_by(self, later: _Part, hole_ms: int) -> bool:
+        """Whether a part that starts later overlaps one of these, or joins one of another recording."""
+        return later.start_ms - self.end_ms <= hole_ms and any(
+            later.start_ms - one.end_ms <= (-1 if one.episode_id == later.episode_id else hole_ms)
+            for one in reversed(self.parts)
+        )
+
+
+def _united(parts: Iterable[_Part], hole_ms: int, begin_ms: int, end_ms: int) -> list[_United]:
+    """What the parts are together, without what lies outside the range."""
+    rows: list[_United] = []
+    for part in sorted(parts, key=lambda one: one[:3]):
+        row = _United([part], part.start_ms, part.end_ms)
+        # A part can join several rows, where one recording has them all.
+        while rows and rows[-1].is_reached_by(part, hole_ms):
+            earlier = rows.pop()
+            earlier.parts += row.parts
+            row = _United(earlier.parts, earlier.start_ms, max(earlier.end_ms, row.end_ms))
+        rows.append(row)
+    cut = (_United(one.parts, max(one.start_ms, begin_ms), min(one.end_ms, end_ms)) for one in rows)
+    return [one for one in cut if one.length_ms > 0]
+
+
+def _row(channel: str, united: _United, begin_ms: int, end_ms: int) -> dict[str, Any]:
+    def within_ms(part: _Part) -> int:
+        return min(part.end_ms, end_ms) - max(part.start_ms, begin_ms)
+
+    # Where all of the row that is in the range is a filled hole, what lies around it is told.
+    parts = [part for part in united.parts if within_ms(part) > 0] or united.parts
+    return {
+        "channel": channel,
+        "air_start": united.start_ms,
+        "air_end": united.end_ms,
+        "duration_s": ms_to_s(united.length_ms),
+        "titles": "; ".join(dict.fromkeys(part.told["title"] for part in parts if part.told["title"])),
+        "episode_ids": "; ".join(dict.fromkeys(str(part.episode_id) for part in parts)),
+        "music_probability": max(part.told["music_probability"] for part in parts),
+        "music_to_speech_db": max(parts, key=within_ms).told["music_to_speech_db"],
+    }
+
+
+def _by_channel(frame: DataFrame) -> defaultdict[str, list[_Part]]:
+    """The rows of an answer whose air time is known."""
+    by_channel: defaultdict[str, list[_Part]] = defaultdict(list)
+    known = frame.dropna(subset="air_start")
+    starts, ends = (known[name].dt.as_unit("ms").astype("int64") for name in ("air_start", "air_end"))
+    for start_ms, end_ms, told in zip(starts, ends, known.to_dict("records"), strict=True):
+        by_channel[told["channel"]].append(_Part(start_ms, end_ms, told["episode_id"], told))
+    return by_channel
+
+
+def _frame(rows: list[dict[str, Any]], zone: tzinfo) -> DataFrame:
+    from pandas import DataFrame  # noqa: PLC0415
+
+    frame = DataFrame(rows, columns=list(LOG_COLUMNS)).astype(
+        {
+            **dict.fromkeys(("channel", "titles", "episode_ids"), "string"),
+            **dict.fromkeys(("air_start", "air_end"), "datetime64[ms, UTC]"),
+            **dict.fromkeys(("duration_s", "music_probability", "music_to_speech_db"), "float64"),
+        }
+    )
+    return frame.assign(**{name: frame[name].dt.tz_convert(zone) for name in ("air_start", "air_end")})
+
+
+def _ms(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
