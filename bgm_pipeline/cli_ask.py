@@ -255,18 +255,29 @@ def _whose(
     music: bool | None,
     episode: int | None,
 ) -> dict[str, Any]:
+    return {
+        "channel": channel,
+        "title": title,
+        "state": state,
+        "music": music,
+        "episode_id": episode,
+        **when(since, until),
+    }
+
+
+def when(since: str | None, until: str | None) -> dict[str, Any]:
+    """The filters for a range of air time; days are those of the inbox's time zone.
+
+    Raises:
+        InputError: a text is neither a date nor a moment.
+    """
     from bgm_pipeline.query import parse_moment
     from bgm_pipeline.settings import load_settings
 
     zone = load_settings().inbox.zone
     return {
-        "channel": channel,
-        "title": title,
         "since": parse_moment(since, zone) if since else None,
         "until": parse_moment(until, zone) if until else None,
-        "state": state,
-        "music": music,
-        "episode_id": episode,
         "tz": zone,
     }
 
@@ -291,11 +302,16 @@ def _answer(
     from bgm_pipeline import exports
 
     form = exports.format_of(form, out)
-    readable = form == "table" and limit is None
     most = {"table": TABLE_ROWS + 1, "xlsx": exports.SHEET_ROWS + 1}
     with _store() as store:
         frame = ask(store, **filters, limit=most.get(form) if limit is None else limit)
-    if readable and len(frame) > TABLE_ROWS:
-        frame = frame.head(TABLE_ROWS)
-        typer.echo(f"bgm: only the first {TABLE_ROWS}; more with --limit, all with -o FILE.csv", err=True)
+    if form == "table" and limit is None:
+        frame = readable(frame, "more with --limit, all with -o FILE.csv")
     exports.write(frame, form, out)
+
+
+def readable(frame: DataFrame, cure: str) -> DataFrame:
+    """As many rows as a table has at most; where there are more, a line says so, and the cure."""
+    if len(frame) > TABLE_ROWS:
+        typer.echo(f"bgm: only the first {TABLE_ROWS}; {cure}", err=True)
+    return frame.head(TABLE_ROWS)

@@ -48,8 +48,9 @@ def process(
 ) -> None:
     """Finds the music of broadcast files and keeps it in the database. A file that fails stops no other."""
     from bgm_pipeline import query
-    from bgm_pipeline.errors import BgmError
+    from bgm_pipeline.errors import BgmError, InputError
     from bgm_pipeline.media.ffmpeg import shown
+    from bgm_pipeline.naming import parse_air_start
     from bgm_pipeline.pipeline import Networks, process_episode
     from bgm_pipeline.progress import programme_bar
     from bgm_pipeline.settings import load_settings
@@ -58,7 +59,17 @@ def process(
     from bgm_pipeline.types import Episode
 
     settings = load_settings(model=model, device=device, keep=keep)
-    on_air = query.parse_datetime(air_start, settings.inbox.zone) if air_start else None
+    on_air = None
+    if air_start:
+        if len(files) > 1:
+            raise InputError("one --air-start cannot be that of several files; give them one by one")
+        try:
+            on_air, doubt = parse_air_start(air_start, settings.inbox.zone)
+        except ValueError:
+            cure = "write 2026-03-31 20:15 or 2026-03-31T20:15+09:00"
+            raise InputError(f"--air-start {air_start!r}: not a date and time; {cure}") from None
+        if doubt:
+            typer.echo(f"bgm: {doubt}", err=True)
     failed = False
     with open_store(settings) as store:
         networks = Networks(settings)
@@ -83,6 +94,8 @@ def process(
             music, total = (format_timecode(s_to_ms(row[name])) for name in ("music_s", "duration_s"))
             known = "" if done.is_new else " (known already; --force makes it anew)"
             typer.echo(f"episode {done.episode_id}: {shown(path.name)}: {music} of music in {total}{known}")
+            if row["damage"]:
+                typer.echo(f"bgm: {shown(path.name)}: {shown(row['damage'])}", err=True)
     if failed:
         raise typer.Exit(1)
 

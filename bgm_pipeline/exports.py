@@ -232,7 +232,10 @@ _SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "episode_id": ("episode", str),
     "channel": ("channel", _printable),
     "title": ("title", _printable),
+    "titles": ("titles", _printable),
+    "episode_ids": ("episodes", str),
     "air_start": ("on air", _moment),
+    "air_end": ("until", _moment),
     "start_timecode": ("start", str),
     "end_timecode": ("end", str),
     "duration_s": ("length", _whole_seconds),
@@ -244,14 +247,18 @@ _SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "is_skipped": ("skipped", lambda is_skipped: "yes" if is_skipped else "-"),
     "state": ("state", str),
     "reason": ("reason", _printable),
+    "damage": ("damage", _printable),
     "model": ("model", _printable),
     "path": ("file", lambda path: _printable(Path(path).name)),
     "flow_run_url": ("flow run", _printable),
 }
 """Which columns a table shows, under which name, and how."""
 
-_WORDS = {"channel", "title", "reason", "model", "path"}
+_WORDS = {"channel", "title", "titles", "damage", "reason", "model", "path"}
 """What may be broken into lines where the terminal is narrow."""
+
+_OF_CHANNELS = {"air_end"}
+"""What the table shows only of rows that are no part of one recording: else a length or timecodes tell it."""
 
 _SAID_ONCE = {"episode_id", "channel", "title", "model"}
 """What goes into the line above the table where all rows have the same."""
@@ -271,7 +278,7 @@ def _print(frame: DataFrame, console: Console) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     said_once, columns = [], []
     for name, (header, show) in _SHOWN.items():
-        if name not in frame:
+        if name not in frame or (name in _OF_CHANNELS and "episode_id" in frame):
             continue
         known = frame[name].notna() & (frame[name].astype(object) != "")
         cells = zip(frame[name], known, strict=True)

@@ -30,6 +30,8 @@ class Morning:
     failed: int
     running: int
     new: int
+    damaged: int
+    """Of those that are done; `bgm episodes` tells what is wrong with the recordings."""
     music_s: float
     """Length of all events of those that are done."""
     failures: tuple[Failure, ...]
@@ -38,7 +40,8 @@ class Morning:
     def summary(self) -> str:
         """One line."""
         music = format_timecode(s_to_ms(self.music_s)).partition(".")[0]
-        counts = f"{self.done} done, {self.failed} failed, {self.running} running, {self.new} not begun"
+        done = f"{self.done} done" + (f" ({self.damaged} damaged)" if self.damaged else "")
+        counts = f"{done}, {self.failed} failed, {self.running} running, {self.new} not begun"
         return f"since {self.since.isoformat(' ', 'minutes')}: {counts}; {music} of music found"
 
     def to_text(self) -> str:
@@ -64,6 +67,7 @@ def morning_of(store: Store, since: datetime) -> Morning:
         states["failed"],
         states["running"],
         states["new"],
+        sum(row["state"] == "done" and bool(row["damage"]) for row in rows),
         sum(row["music_s"] for row in rows if row["state"] == "done"),
         tuple(
             Failure(row["episode_id"], shown(row["path"]), row["reason"], row["flow_run_url"])

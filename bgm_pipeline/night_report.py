@@ -30,7 +30,7 @@ class NightRow:
     """Its path below the inbox, with forward slashes."""
     outcome: Outcome
     reason: str = ""
-    """Why it failed, or was not taken; one line."""
+    """Why it failed, or was not taken; of one that was processed, what is wrong with the recording."""
     episode_id: int | None = None
     run_id: int | None = None
     """The run that queries show."""
@@ -38,6 +38,8 @@ class NightRow:
     duration_s: float | None = None
     seconds: float | None = None
     """How long it took tonight."""
+    is_damaged: bool = False
+    """Whether something is wrong with the recording, though it was processed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,10 @@ class NightReport:
         counts = Counter(row.outcome for row in self.rows)
         parts = [f"{count} {outcome}" for outcome, count in sorted(counts.items())]
         if counts["new"]:
-            music_s = sum(row.music_s or 0.0 for row in self.rows if row.outcome == "new")
-            parts.append(f"{_timecode(music_s)} of music found")
+            new = [row for row in self.rows if row.outcome == "new"]
+            if damaged := sum(row.is_damaged for row in new):
+                parts.append(f"{damaged} damaged")
+            parts.append(f"{_timecode(sum(row.music_s or 0.0 for row in new))} of music found")
         return ", ".join(parts) or "no media file in the inbox"
 
     def to_records(self) -> list[dict[str, Any]]:

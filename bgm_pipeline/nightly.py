@@ -1,7 +1,7 @@
 """A night's work: every new file of an inbox is processed once, and a report says what became of each."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from bgm_pipeline.pipeline import Networks, Processed, Progress, process_episode
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.rows import kept_path
+
+_PATHS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def plan_night(
     """
     scanned = scan_inbox(inbox, settings.inbox)
     rows = [NightRow(file, "waiting", reason) for file, reason in scanned.waiting]
-    earlier = _episodes_by_path(store)
+    earlier = _episodes_by_path(store, scanned.ready)
     due: list[FoundFile] = []
     due_last: list[FoundFile] = []
     for found in scanned.ready:
@@ -138,17 +140,23 @@ def done_row(found: FoundFile, done: Processed, store: Store) -> NightRow:
 
 def _row(found: FoundFile, outcome: Outcome, episode: dict[Any, Any]) -> NightRow:
     is_copy = episode["path"] != kept_path(found.episode.path)
-    reason = f"the same bytes as {shown(episode['path'])}, which counts" if is_copy else ""
+    wrong = shown(episode["damage"])
+    reason = f"the same bytes as {shown(episode['path'])}, which counts" if is_copy else wrong
     music_s, duration_s = (round(float(episode[name]), 3) for name in ("music_s", "duration_s"))
     episode_id, run_id = int(episode["episode_id"]), int(episode["run_id"])
-    return NightRow(found.file, outcome, reason, episode_id, run_id, music_s, duration_s)
+    return NightRow(
+        found.file, outcome, reason, episode_id, run_id, music_s, duration_s, is_damaged=bool(wrong)
+    )
 
 
-def _episodes_by_path(store: Store) -> defaultdict[str, list[dict[Any, Any]]]:
+def _episodes_by_path(store: Store, ready: Sequence[FoundFile]) -> defaultdict[str, list[dict[Any, Any]]]:
+    """The episodes of these files: a store keeps those of years."""
     by_path = defaultdict(list)
-    frame = query.episodes(store)
-    for episode in frame[frame["started_at"].notna()].to_dict("records"):
-        by_path[episode["path"]].append(episode)
+    paths = [kept_path(found.episode.path) for found in ready]
+    for at in range(0, len(paths), _PATHS_AT_ONCE):
+        frame = query.episodes(store, paths=paths[at : at + _PATHS_AT_ONCE])
+        for episode in frame[frame["started_at"].notna()].to_dict("records"):
+            by_path[episode["path"]].append(episode)
     return by_path
 
 

@@ -9,6 +9,7 @@ out, or none, hold nothing back:
 - ``state``: of the episode's newest run: "new" (no run yet), "running", "done" or "failed"
 - ``tried_since``: the newest run began at that moment or later, or there was none yet
 - ``music``: with music, or without; ``episode_id``: one episode; ``limit``: so many rows at most
+- ``paths``: of episodes, the files that lie at one of these, as `kept_path` spells them
 - ``min_probability``: least `music_probability`, 0..1
 - ``min_music_to_speech_db``, ``max_music_to_speech_db``: at least, at most so loud against the speech, dB
 - ``tz``: the time zone that air times are shown in, and that dates are meant in; else this machine's
@@ -16,7 +17,10 @@ out, or none, hold nothing back:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from math import nan
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select
@@ -40,7 +44,7 @@ _BY = ("run_id", "model")
 
 EPISODE_COLUMNS = (
     *_WHOSE,
-    *("air_start", "air_end", "duration_s", "music_s", "music_share", "state", "reason"),
+    *("air_start", "air_end", "duration_s", "music_s", "music_share", "gap_s", "damage", "state", "reason"),
     *_BY,
     *("started_at", "finished_at", "flow_run_url", "path", "source_sha256", "size_bytes"),
 )
@@ -67,6 +71,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _FIRST_YEAR, _LAST_YEAR = 1900, 9000
 
+_TOLD = 3
+"""So many kinds of damage are spelled out."""
+
+_LEAST_GAP_S = 1.0
+"""Shorter gaps are in many a broadcast, and no damage to speak of."""
+
 _FEW = 1000
 """Up to so many episodes are looked up one by one, rather than all of them walked in the order of time."""
 
@@ -84,6 +94,7 @@ class EpisodeFilters(TypedDict, total=False):
     tried_since: datetime | None
     music: bool | None
     episode_id: int | None
+    paths: Sequence[str] | None
     limit: int | None
     tz: tzinfo | None
 
@@ -100,7 +111,8 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
     """The episodes, the newest first, one a row.
 
     Columns: `EPISODE_COLUMNS`. `state`, `reason`, `started_at`, `finished_at` and `flow_run_url` are those of
-    the newest run, `run_id`, `model`, `duration_s` and `music_s` (length of all events) those of the current.
+    the newest run, `run_id`, `model`, `duration_s`, `music_s` (length of all events), `gap_s` (length of all
+    gaps) and `damage` (what is wrong with the recording, in words) those of the current.
 
     Raises:
         InputError: a filter is not known, or its value cannot be meant.
@@ -117,6 +129,8 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
             EpisodeRow.air_start,
             current.duration_ms,
             current.music_ms,
+            current.gaps,
+            current.damage,
             func.coalesce(newest.state, "new").label("state"),
             newest.reason,
             current.id.label("run_id"),
@@ -148,6 +162,9 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
     frame["duration_s"] = (duration_ms / 1000).astype("float64")
     frame["music_s"] = (music_ms / 1000).astype("float64")
     frame["music_share"] = frame["music_s"] / frame["duration_s"].where(frame["duration_s"] > 0)
+    frame["gap_s"] = frame["gaps"].map(_gap_s).astype("float64")
+    frame["damage"] = list(map(_in_words, frame["gap_s"], frame["damage"]))
+    frame["damage"] = frame["damage"].astype("string")
     for column in ("reason", "flow_run_url"):
         frame[column] = frame[column].fillna("")
     return frame[list(EPISODE_COLUMNS)]
@@ -197,6 +214,20 @@ def events(store: Store, **filters: Unpack[SpanFilters]) -> DataFrame:
     return _with_times(_fetch(store, query), filters)[list(EVENT_COLUMNS)]
 
 
+def without_air_time(store: Store, channel: str | None = None) -> int:
+    """How many recordings have results, but no known air time, so that no range holds them."""
+    query = (
+        select(func.count())
+        .select_from(EpisodeRow)
+        .join(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.is_current))
+        .where(EpisodeRow.air_start.is_(None))
+    )
+    if channel is not None:
+        query = query.where(EpisodeRow.channel == channel)
+    with store.reading() as connection:
+        return connection.scalar(query) or 0
+
+
 def parse_moment(text: str, zone: tzinfo | None = None) -> date | datetime:
     """A date (2026-03-31), or a date and time (2026-03-31 20:15, 2026-03-31T20:15:00+09:00).
 
@@ -205,27 +236,15 @@ def parse_moment(text: str, zone: tzinfo | None = None) -> date | datetime:
     Raises:
         InputError: the text is neither.
     """
+    with suppress(ValueError):
+        return date.fromisoformat(text.strip())
     try:
-        if len(text.strip()) == len("2026-03-31"):
-            return date.fromisoformat(text.strip())
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise InputError(
             f"not a date or time: {text!r}; write 2026-03-31, 2026-03-31 20:15 or 2026-03-31T20:15+09:00"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=zone or get_localzone())
-
-
-def parse_datetime(text: str, zone: tzinfo | None = None) -> datetime:
-    """A date and time, as `parse_moment` takes them.
-
-    Raises:
-        InputError: the text is something else, or a date alone.
-    """
-    moment = parse_moment(text, zone)
-    if not isinstance(moment, datetime):
-        raise InputError(f"{text!r} is a date without a time; write {text.strip()} 20:15")
-    return moment
 
 
 def _check(filters: EpisodeFilters | SpanFilters, known: type) -> None:
@@ -251,9 +270,11 @@ def _episode_conditions(
         conditions.append(EpisodeRow.id == episode_id)
     if channel is not None:
         conditions.append(EpisodeRow.channel == channel)
+    if (paths := filters.get("paths")) is not None:
+        conditions.append(EpisodeRow.path.in_(paths))
     if title:
         conditions.append(EpisodeRow.title.icontains(title, autoescape=True))
-    since, until = _range(filters)
+    since, until = asked_range(filters)
     if since is not None:
         conditions += [
             EpisodeRow.air_start > since - _longest(store),
@@ -281,7 +302,7 @@ def _span_query(
     store: Store, table: type[SegmentRow | EventRow], columns: tuple[Any, ...], filters: SpanFilters
 ) -> Select[tuple[Any, ...]]:
     conditions = _episode_conditions(store, filters, RunRow.duration_ms)
-    since, until = _range(filters)
+    since, until = asked_range(filters)
     if since is not None:
         conditions.append(table.end_ms > _elapsed(since))
     if until is not None:
@@ -335,7 +356,12 @@ def _rare_conditions(store: Store, bounds: list[ColumnElement[bool]]) -> list[Co
     return [EpisodeRow.id.in_(found)] if len(found) <= _FEW else []
 
 
-def _range(filters: EpisodeFilters | SpanFilters) -> tuple[datetime | None, datetime | None]:
+def asked_range(filters: EpisodeFilters | SpanFilters) -> tuple[datetime | None, datetime | None]:
+    """The moments that `since` and `until` mean, in UTC.
+
+    Raises:
+        InputError: they cannot be meant.
+    """
     zone = filters.get("tz") or get_localzone()
     since, until = filters.get("since"), filters.get("until")
     end = _moment(until, zone)
@@ -388,6 +414,18 @@ def _with_times(frame: DataFrame, filters: SpanFilters) -> DataFrame:
 
 def _moments(values: Series[Any], zone: tzinfo) -> Series[Any]:
     return values.astype("datetime64[ms, UTC]").dt.tz_convert(zone)
+
+
+def _gap_s(gaps: list[dict[str, Any]] | None) -> float:
+    """None, where nothing is known, is no list."""
+    return nan if not isinstance(gaps, list) else sum(gap["end_ms"] - gap["start_ms"] for gap in gaps) / 1000
+
+
+def _in_words(gap_s: float, damage: list[dict[str, Any]] | None) -> str:
+    kinds = damage if isinstance(damage, list) else []
+    told = [f"{gap_s:.1f} s without audio"] if gap_s >= _LEAST_GAP_S else []
+    told += [one["message"] + (f" (x {one['count']})" if one["count"] > 1 else "") for one in kinds[:_TOLD]]
+    return "; ".join(told) + (f"; and {len(kinds) - _TOLD} more" if len(kinds) > _TOLD else "")
 
 
 def _milliseconds(values: Series[Any]) -> Series[Any]:

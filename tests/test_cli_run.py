@@ -72,6 +72,8 @@ def test_one_bad_file_is_one_line_and_stops_no_other(bgm, chord: Path) -> None: 
         (["process", "nowhere.ts"], {}, "nowhere.ts: no such file"),
         (["process", "a chord.wav", "--model", "oracle"], {}, "no network is called 'oracle'"),
         (["process", "a chord.wav", "--device", "abacus"], {}, "device 'abacus' cannot be used"),
+        (["process", "a chord.wav", "--air-start", "20260331"], {}, "'20260331': not a date and time; write"),
+        (["process", "1.ts", "2.ts", "--air-start", "2026-03-31 20:15"], {}, "give them one by one"),
         (["process", "a chord.wav"], {"BGM_DETECTION__ONSET": "loud"}, "BGM_DETECTION__ONSET"),
         (["separate", "a chord.wav", "b/a chord.flac", "-o", "."], {}, "separate them into two folders"),
         (["train", "oracle", "--corpus", ".", "-o", "out", "--steps", "1"], {}, "no network is called"),
@@ -86,6 +88,22 @@ def test_a_mistake_is_one_line_with_a_cure(  # type: ignore[no-untyped-def]
     [line] = [line for line in done.stderr.splitlines() if line.strip()]
     assert line.startswith("bgm: ")
     assert says in line
+
+
+def test_an_hour_that_comes_twice_is_told(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
+    twice = ("--air-start", "2026-10-25 02:30")
+    done = bgm("process", "nowhere.ts", *twice, BGM_INBOX__TIME_ZONE="Europe/Paris")
+    assert "bgm: 2026-10-25 02:30 came twice as summer time ended; taken for the first" in done.stderr
+
+
+def test_what_is_wrong_with_a_recording_is_told_by_the_command_and_kept(  # type: ignore[no-untyped-def]
+    bgm, chord: Path
+) -> None:
+    chord.write_bytes(chord.read_bytes()[:-1000])
+    done = bgm("process", chord, "--model", "passthrough")
+    assert done.returncode == 0
+    assert "bgm: a chord.wav: " in done.stderr and "cut short?" in done.stderr
+    assert "cut short?" in bgm("episodes").stdout
 
 
 def test_the_version_is_told(bgm) -> None:  # type: ignore[no-untyped-def]

@@ -70,7 +70,7 @@ def test_json_of_an_episode_that_never_ran_is_null_where_nothing_is_known(filled
     (found,) = json.loads(as_text(query.episodes(filled, episode_id=3), "json"))
     unknown = {name for name, value in found.items() if value is None}
     assert unknown == {
-        *("air_start", "air_end", "duration_s", "music_s", "music_share"),
+        *("air_start", "air_end", "duration_s", "music_s", "music_share", "gap_s"),
         *("run_id", "model", "started_at", "finished_at"),
     }
     (done,) = json.loads(as_text(query.episodes(filled, episode_id=1), "json"))
@@ -188,7 +188,8 @@ def test_a_table_of_episodes_says_what_became_of_them(filled: Store) -> None:
     filled.fail_run(filled.start_run(3, identity("3.ts")), "/inbox/3.ts: no audio stream")
     lines = as_text(query.episodes(filled, tz=UTC), "table").splitlines()
     (first,) = (line for line in lines if "Nüws" in line)
-    assert first.split()[-8:] == ["20:15:00+00:00", "00:00:36", "00:00:24", "67", "%", "done", "net", "1.ts"]
+    told = "20:15:00+00:00 00:00:36 00:00:24 67 % done invalid frame (x 2) net 1.ts"
+    assert first.split()[-12:] == told.split()
     (third,) = (line for line in lines if "3.ts" in line)
     assert third.split() == ["3", "failed", "/inbox/3.ts:", "no", "audio", "stream", "3.ts"]
 

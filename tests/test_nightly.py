@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 from bgm_pipeline import cli_nightly, query
 from bgm_pipeline.errors import BgmError, InputError, StoreError
 from bgm_pipeline.inbox import FoundFile
+from bgm_pipeline.morning import morning_of
 from bgm_pipeline.night_report import NightReport, NightRow
 from bgm_pipeline.nightly import plan_night, process_found, run_nightly
 from bgm_pipeline.pipeline import Networks, process_episode
@@ -84,6 +85,21 @@ def bgm(environment: None) -> Iterator[Callable[..., Result]]:
 
 def outcomes(report: NightReport) -> dict[str, str]:
     return {row.file: row.outcome for row in report.rows}
+
+
+def test_what_is_wrong_with_a_recording_is_in_the_nights_report_and_in_the_mornings(
+    inbox: Path, store: Store, night: Callable[[], NightReport]
+) -> None:
+    path = record(inbox / "EINS_2026-03-31_20-15-00_Show.wav")
+    path.write_bytes(path.read_bytes()[:-10_000])
+    report = night()
+    (row,) = report.rows
+    assert (row.outcome, row.is_damaged) == ("new", True)
+    assert "cut short?" in row.reason and row.reason in report.to_text()
+    assert report.summary.startswith("1 new, 1 damaged, ")
+    assert not report.has_failed
+    morning = morning_of(store, datetime.now(UTC) - timedelta(hours=1))
+    assert "1 done (1 damaged), 0 failed" in morning.summary
 
 
 def test_new_files_become_rows_and_the_second_night_reads_none_of_them(

@@ -61,8 +61,9 @@ def test_episodes_come_newest_first_with_what_is_known_of_them(year: Store) -> N
     assert (news["channel"], news["title"], news["state"], news["model"]) == ("One", NEWS, "done", "net")
     assert (news["duration_s"], news["music_s"], news["music_share"]) == (36, 24, pytest.approx(2 / 3))
     assert (news["air_start"], news["air_end"]) == (ON_AIR, ON_AIR + timedelta(seconds=36))
+    assert (news["gap_s"], news["damage"]) == (0.01, "invalid frame (x 2)")
     new = found[found["episode_id"] == 4].iloc[0]
-    assert (new["state"], new["reason"]) == ("new", "")
+    assert (new["state"], new["reason"], new["damage"]) == ("new", "", "")
     assert pd.isna(new["run_id"]) and pd.isna(new["duration_s"]) and pd.isna(new["air_end"])
     assert found["air_start"].isna().tolist() == [True, False, False, False, False]
 
@@ -206,13 +207,13 @@ def test_moments_are_read_as_people_write_them() -> None:
     assert query.parse_moment("2026-03-31") == date(2026, 3, 31)
     assert query.parse_moment(" 2026-03-31 20:15 ", tokyo) == datetime(2026, 3, 31, 20, 15, tzinfo=tokyo)
     assert query.parse_moment("2026-03-31T20:15:30+02:00") == datetime(2026, 3, 31, 18, 15, 30, tzinfo=UTC)
-    assert query.parse_datetime("2026-03-31 20:15").tzinfo == get_localzone()
+    assert query.parse_moment("20260331") == date(2026, 3, 31)
+    in_local_time = query.parse_moment("2026-03-31 20:15")
+    assert isinstance(in_local_time, datetime) and in_local_time.tzinfo == get_localzone()
     for wrong in ("yesterday", "2026-13-01", "31.03.2026", ""):
         with pytest.raises(InputError, match="not a date or time: "):
             query.parse_moment(wrong)
-    assert query.parse_datetime("2026-03-31T20:15Z") == ON_AIR
-    with pytest.raises(InputError, match="is a date without a time; write 2026-03-31 20:15"):
-        query.parse_datetime("2026-03-31")
+    assert query.parse_moment("2026-03-31T20:15Z") == ON_AIR
 
 
 def ask_sql(store: Store, statement: str) -> Sequence[Row[Any]]:
