@@ -32,6 +32,8 @@ class AudioStream:
     """What the container says it is for: "visual_impaired", "hearing_impaired", "comment", "dub" ..."""
     start_s: float
     """Where its first sample lies on the presentation timeline, seconds."""
+    zero_s: float
+    """Where that timeline begins on the container's clock, or on its programme's own, seconds."""
     duration_s: float | None
     programme: int | None
 
@@ -53,7 +55,7 @@ class MediaInfo:
     container: str
     size_bytes: int
     start_s: float
-    """The container's own start time, seconds: zero of the presentation timeline."""
+    """The container's own start time, seconds."""
     duration_s: float | None
     has_video: bool
     programmes: tuple[Programme, ...]

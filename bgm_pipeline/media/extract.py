@@ -83,7 +83,8 @@ class AudioReader:
         """
         if self._decoder is None:
             raise RuntimeError("an AudioReader is read inside its `with` statement")
-        timeline = Timeline(s_to_samples(self._info.start_s), self._settings.min_gap_s)
+        first = next(one for one in self._info.audio_streams if one.index in self._selection.streams)
+        timeline = Timeline(s_to_samples(first.zero_s), self._settings.min_gap_s)
         mixer = downmix.MonoMixer()
         position, end = 0, s_to_samples(self._settings.max_duration_s)
         for stereo in _in_blocks(_placed(self._decoder, timeline), self._block_samples):

@@ -24,6 +24,9 @@ PRIMING_S = 0.1
 CLOCK_RUNS_ANYWHERE = frozenset({"mpegts", "mpeg"})
 """Containers whose clock begins anywhere, and that state no duration: ffprobe tells where streams end."""
 
+_SAME_CLOCK_S = 60.0
+"""What a recording holds begins within seconds: a programme that seems to begin later has its own clock."""
+
 _TRACKS_ARE_CHANNELS = frozenset({"mxf", "mov", "gxf", "lxf"})
 
 _SPECIAL_ROLES = frozenset(
@@ -40,8 +43,9 @@ _SPECIAL_TITLE = re.compile(
 def probe(path: Path) -> MediaInfo:
     """Read a file's headers and the first seconds of its streams with ffprobe.
 
-    Zero of the presentation timeline (``start_s``) is where the earliest audio or video stream starts on the
-    container's clock, but for an encoder's priming: audio that leads the video by at most 0.1 s does not
+    Zero of the presentation timeline is where the earliest audio or video stream starts on the container's
+    clock (in a multiplex whose programmes have clocks of their own, the programme's earliest), but for an
+    encoder's priming: audio that leads the video by at most 0.1 s does not
     move it, nor does a negative start where the container's timeline begins at 0 (Matroska, MP4 ...).
     Gaps are not in headers: :attr:`ExtractionReport.gaps` tells them after the one pass over the file.
 
@@ -57,10 +61,6 @@ def probe(path: Path) -> MediaInfo:
         if stream.get("codec_type") in ("audio", "video") and not _disposed(stream, "attached_pic")
     ]
     start_s, duration_s = _presentation_start(container, streams), _number(found["format"].get("duration"))
-    if len(found.get("programs", [])) > 1:
-        # ffprobe tells the longest programme's, from its own start.
-        ends_s = (_ends_s(stream) for stream in streams)
-        duration_s = max((round(end_s - start_s, 6) for end_s in ends_s if end_s is not None), default=None)
     programmes = tuple(
         Programme(
             number=int(programme.get("program_num", 0)),
@@ -69,6 +69,11 @@ def probe(path: Path) -> MediaInfo:
         )
         for programme in found.get("programs", [])
     )
+    zeros_s = _zeros_s(container, streams, programmes)
+    if len(programmes) > 1:
+        # ffprobe tells the longest programme's, from its own start.
+        ends_s = (_ends_s(stream, zero_s) for stream, zero_s in zip(streams, zeros_s, strict=True))
+        duration_s = max((end_s for end_s in ends_s if end_s is not None), default=None)
     return MediaInfo(
         path=path,
         container=container,
@@ -78,8 +83,8 @@ def probe(path: Path) -> MediaInfo:
         has_video=any(stream["codec_type"] == "video" for stream in streams),
         programmes=programmes,
         audio_streams=tuple(
-            _audio_stream(stream, start_s, programmes)
-            for stream in streams
+            _audio_stream(stream, zero_s, programmes)
+            for stream, zero_s in zip(streams, zeros_s, strict=True)
             if stream["codec_type"] == "audio"
         ),
         tags={_text(key): _text(value) for key, value in found["format"].get("tags", {}).items()},
@@ -223,6 +228,20 @@ def _presentation_start(container: str, streams: Iterable[dict[str, Any]]) -> fl
     return starts["video"] if 0 < starts["video"] - first_s <= PRIMING_S else first_s
 
 
+def _zeros_s(
+    container: str, streams: Sequence[dict[str, Any]], programmes: Iterable[Programme]
+) -> list[float]:
+    """Where the presentation timeline of each stream begins."""
+    first_s = _presentation_start(container, streams)
+    zeros_s = {int(stream["index"]): first_s for stream in streams}
+    for programme in sorted(programmes, key=lambda one: one.number, reverse=True):
+        own = [stream for stream in streams if int(stream["index"]) in programme.streams]
+        start_s = _presentation_start(container, own)
+        if start_s - first_s > _SAME_CLOCK_S:
+            zeros_s |= {int(stream["index"]): start_s for stream in own}
+    return [zeros_s[int(stream["index"])] for stream in streams]
+
+
 def _audio_stream(stream: dict[str, Any], zero_s: float, programmes: Iterable[Programme]) -> AudioStream:
     tags, index = stream.get("tags", {}), int(stream["index"])
     language, start_s = _text(tags.get("language")), _number(stream.get("start_time"))
@@ -239,6 +258,7 @@ def _audio_stream(stream: dict[str, Any], zero_s: float, programmes: Iterable[Pr
         roles=tuple(role for role, on in stream.get("disposition", {}).items() if on and role != "default"),
         # ffprobe tells microseconds; the rest would be noise of the subtraction.
         start_s=0.0 if start_s is None else max(round(start_s - zero_s, 6), 0.0),
+        zero_s=zero_s,
         duration_s=_duration_s(stream),
         programme=min((p.number for p in programmes if index in p.streams), default=None),
     )
@@ -253,9 +273,9 @@ def _duration_s(stream: dict[str, Any]) -> float | None:
     return stated
 
 
-def _ends_s(stream: dict[str, Any]) -> float | None:
+def _ends_s(stream: dict[str, Any], zero_s: float) -> float | None:
     start_s, duration_s = _number(stream.get("start_time")), _number(stream.get("duration"))
-    return None if start_s is None or duration_s is None else start_s + duration_s
+    return None if start_s is None or duration_s is None else round(start_s + duration_s - zero_s, 6)
 
 
 def _disposed(stream: dict[str, Any], role: str) -> bool:

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from bgm_pipeline.cli_probe import probe
 
-from .conftest import VIDEO, sines
-from .transport import AUDIO_PID, keep
+from .conftest import VIDEO, read, sines
+from .transport import AUDIO_PID, keep, shift_times
 
 app = typer.Typer()
 app.command()(probe)
@@ -46,6 +46,18 @@ def holed(service: Path, folder: Path) -> Path:
     lost = AUDIO_PID + 1
     path.write_bytes(keep(service.read_bytes(), lambda pid, time_s: pid != lost or not 3 < time_s < 4)[:-100])
     return path
+
+
+def test_programmes_of_a_multiplex_may_have_clocks_of_their_own(service: Path, folder: Path) -> None:
+    path = folder / "clocks.ts"
+    first_of_sport = AUDIO_PID + 2
+    shifted = shift_times(service.read_bytes(), lambda pid, _: 0 if pid >= first_of_sport else 500)
+    path.write_bytes(shifted)
+    for wanted in ((), (3,)):
+        heard = read(path, wanted)
+        assert heard.gaps_s == []
+        assert len(heard.samples) / 16_000 == pytest.approx(6, abs=0.1)
+        assert heard.info.duration_s == pytest.approx(6, abs=0.3)
 
 
 def _run(*arguments: object) -> Result:

@@ -112,6 +112,7 @@ def _stream(index: int, **traits: object) -> AudioStream:
         "is_default": False,
         "roles": (),
         "start_s": 0.0,
+        "zero_s": 0.0,
         "duration_s": None,
         "programme": None,
     }
