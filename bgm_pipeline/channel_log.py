@@ -33,6 +33,8 @@ LOG_COLUMNS = (
 in the order of time, with "; " between them; `music_probability` is the highest of the events in the row,
 `music_to_speech_db` that of the longest (dB; NaN where either is silent)."""
 
+_SECOND_YEAR = 1901
+
 
 class ChannelSum(NamedTuple):
     """How much of the range is music on a channel, and how much is recorded, with results; all time once."""
@@ -85,8 +87,9 @@ def channel_log(
         raise InputError("the range ends before it begins; --until must be after --since")
     # What lies just outside decides whether a hole at a border is filled, so that two days add up to both.
     hole = timedelta(seconds=min_duration_off_s)
-    wider = (begin and begin - hole, end and end + hole)
-    events = _by_channel(query.events(store, channel=channel, since=wider[0], until=wider[1], tz=zone))
+    # Nor is there anything before the first year that queries know.
+    wider = since if begin is None or begin.year < _SECOND_YEAR else begin - hole
+    events = _by_channel(query.events(store, channel=channel, since=wider, until=end and end + hole, tz=zone))
     recordings = query.episodes(store, channel=channel, since=since, until=until, tz=zone)
     has_results = recordings["run_id"].notna()
     recorded = _by_channel(recordings[has_results])
@@ -97,6 +100,8 @@ def channel_log(
         music = _united(events[name], s_to_ms(min_duration_off_s), begin_ms, end_ms)
         covered = _united(recorded[name], 0, begin_ms, end_ms)
         rows += [_row(name, one, begin_ms, end_ms) for one in music]
+        if not (music or covered or name == channel):
+            continue  # heard of just outside the range alone
         sums.append(ChannelSum(name, *(sum(one.length_ms for one in both) for both in (music, covered))))
     return ChannelLog(
         _frame(rows, zone),

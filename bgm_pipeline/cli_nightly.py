@@ -54,7 +54,8 @@ def nightly(
 
     def tell(row: NightRow) -> None:
         if row.outcome in ("new", "failed", "busy"):
-            typer.echo(f"{row.outcome}: {row.reason or shown(row.file)}", err=True)
+            said = row.reason if row.outcome != "new" and row.reason else shown(row.file)
+            typer.echo(f"{row.outcome}: {said}", err=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)

@@ -84,6 +84,7 @@ def train(
     ends at once, and begins anew.
     """
     import torch
+    from rich.console import Console
 
     from bgm_pipeline.errors import InputError
     from bgm_pipeline.models import registry
@@ -116,9 +117,10 @@ def train(
 
     def stop(received: int, _: object) -> None:
         stopped.append(received)
-        # A second signal has its own effect again: what a handler raises is lost in a finaliser.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # A second signal is the system's: what a handler raises is lost where it strikes in a finaliser.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        Console(stderr=True).show_cursor()  # the bar has hidden it, and may not come to show it again
 
     with training_bar(model) as show:
         if network.trained_by == "factorisation":

@@ -85,8 +85,8 @@ def scan_inbox(folder: Path, settings: InboxSettings, sleep: Callable[[float], N
     if timeless := [found.file for found in ready if found.episode.air_start is None]:
         others = f" and {len(timeless) - 1} more" if len(timeless) > 1 else ""
         notes.append(
-            f"{shown(timeless[0])}{others}: no air time is known, so that no question with dates finds it; "
-            "let BGM_INBOX__PATTERNS fit the name, or tell it in a table"
+            f"{shown(timeless[0])}{others}: neither name nor table tells an air time, without which no "
+            "question with dates finds it; let BGM_INBOX__PATTERNS fit the name, or write a table"
         )
     return Inbox(tuple(ready), tuple(sorted(waiting.items())), tuple(errors), tuple(notes))
 

@@ -28,6 +28,7 @@ from sqlalchemy.orm import aliased
 from tzlocal import get_localzone
 
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.media.ffmpeg import is_of_a_cut
 from bgm_pipeline.store.functions import ElapsedMs
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, UtcDateTime
 from bgm_pipeline.timebase import format_timecode
@@ -422,7 +423,8 @@ def _gap_s(gaps: list[dict[str, Any]] | None) -> float:
 
 
 def _in_words(gap_s: float, damage: list[dict[str, Any]] | None) -> str:
-    kinds = damage if isinstance(damage, list) else []
+    known = damage if isinstance(damage, list) else []
+    kinds = [one for one in known if not is_of_a_cut(one["message"], one["count"])]
     told = [f"{gap_s:.1f} s without audio"] if gap_s >= _LEAST_GAP_S else []
     told += [one["message"] + (f" (x {one['count']})" if one["count"] > 1 else "") for one in kinds[:_TOLD]]
     return "; ".join(told) + (f"; and {len(kinds) - _TOLD} more" if len(kinds) > _TOLD else "")

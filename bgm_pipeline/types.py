@@ -35,6 +35,8 @@ class AudioStream:
     zero_s: float
     """Where that timeline begins on the container's clock, or on its programme's own, seconds."""
     duration_s: float | None
+    programme_s: float | None
+    """How long all lasts that was recorded with it: its programme, or the file; seconds."""
     programme: int | None
 
 

@@ -1,5 +1,6 @@
 """The night's work: new files become flow runs of their own, or are processed here where none can be had."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +75,7 @@ def start(
     deployment: str = DEPLOYMENT,
     changes: dict[str, Any] | None = None,
     again: bool = False,
-    only: str | None = None,
+    check: Callable[[str], None] = lambda source_sha256: None,
 ) -> NightRow:
     """Registers an episode and gives it a flow run; only one for these bytes, networks and settings.
 
@@ -86,17 +87,12 @@ def start(
         changes: those of them that differ from the workers' own; results that are there are shown then, even
             if others took their place.
         again: let it run again however it ended.
-        only: SHA-256 of the bytes that are meant, where the file may hold others by now.
-
-    Raises:
-        InputError: it does.
-        MediaError: the file cannot be read.
+        check: is told the SHA-256 of the file's bytes, and may refuse them by an error.
     """
     path = found.episode.path
     size_bytes = check_readable(path)
     source_sha256 = sha256_of(path)
-    if only not in (None, source_sha256):
-        raise InputError(f"{shown(path)}: another recording lies there now; put the former one back")
+    check(source_sha256)
     identity = run_identity(source_sha256, networks, settings, found.audio_streams)
     episode_id = store.register_episode(
         found.episode, source_sha256, size_bytes, is_copy=is_copy(path, source_sha256, store)

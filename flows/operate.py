@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 
 from bgm_pipeline import query
+from bgm_pipeline.errors import InputError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import probe, select_audio
@@ -146,15 +147,23 @@ def _start(attempt: Attempt, store: Store, settings: Settings, changes: dict[str
     from flows.nightly import start  # noqa: PLC0415
 
     found = FoundFile(attempt.episode.path.name, attempt.episode, attempt.audio_streams)
-    # What failed may have been mended; what is done can only have been replaced by another recording.
-    only = attempt.source_sha256 if attempt.state == "done" else None
+
+    def check(source_sha256: str) -> None:
+        """What failed may have been mended, but no other recording may get this one's title and air time."""
+        if source_sha256 == attempt.source_sha256:
+            return
+        if attempt.has_results or store.path_of(source_sha256) is not None:
+            path = shown(attempt.episode.path)
+            raise InputError(f"{path}: another recording lies there now; put the former one back")
 
     def begin() -> NightRow:
         chosen = found
         if attempt.join_tracks:
             streams = select_audio(probe(attempt.episode.path), join=True).streams
             chosen = replace(found, audio_streams=streams)
-        return start(chosen, store, load_networks(settings), settings, changes=changes, again=True, only=only)
+        return start(
+            chosen, store, load_networks(settings), settings, changes=changes, again=True, check=check
+        )
 
     return guarded(found, begin)
 

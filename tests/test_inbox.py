@@ -341,7 +341,7 @@ def test_files_without_an_air_time_are_told_since_no_question_with_dates_finds_t
     put("EINS-31.3.-Show.ts")
     put("b.ts")
     (note,) = scan(tmp_path).notes
-    assert note.startswith("EINS-31.3.-Show.ts and 1 more: no air time is known")
+    assert note.startswith("EINS-31.3.-Show.ts and 1 more: neither name nor table tells an air time")
     assert "BGM_INBOX__PATTERNS" in note
 
 

@@ -83,8 +83,7 @@ class AudioReader:
         """
         if self._decoder is None:
             raise RuntimeError("an AudioReader is read inside its `with` statement")
-        first = next(one for one in self._info.audio_streams if one.index in self._selection.streams)
-        timeline = Timeline(s_to_samples(first.zero_s), self._settings.min_gap_s)
+        timeline = Timeline(s_to_samples(self._first.zero_s), self._settings.min_gap_s)
         mixer = downmix.MonoMixer()
         position, end = 0, s_to_samples(self._settings.max_duration_s)
         for stereo in _in_blocks(_placed(self._decoder, timeline), self._block_samples):
@@ -124,6 +123,10 @@ class AudioReader:
         return self._report
 
     @property
+    def _first(self) -> AudioStream:
+        return next(one for one in self._info.audio_streams if one.index in self._selection.streams)
+
+    @property
     def _block_samples(self) -> int:
         windows = math.ceil(s_to_samples(self._settings.block_s) / downmix.WINDOW_SAMPLES)
         return windows * downmix.WINDOW_SAMPLES
@@ -140,10 +143,10 @@ class AudioReader:
         if stated is not None and not timeline.clock_changed and stated - samples_to_s(end) > short_s:
             ends, states = format_timecode(samples_to_ms(end)), format_timecode(s_to_ms(stated))
             if self._states_nothing:
-                doubt = f"goes on to {states}: is more of it in another stream?"
+                what = f"goes on to {states}: if more is heard, cut the file there and process the rest"
             else:
-                doubt = f"says at {states}: cut short?"
-            yield Damage(f"the audio ends at {ends}, but the file {doubt}", 1)
+                what = f"says at {states}: cut short?"
+            yield Damage(f"the audio ends at {ends}, but the file {what}", 1)
 
     @property
     def _states_nothing(self) -> bool:
@@ -152,7 +155,7 @@ class AudioReader:
     def _stated_end_s(self) -> float | None:
         info = self._info
         if self._states_nothing:
-            return info.duration_s  # of what lasts longest: the picture, or another sound
+            return self._first.programme_s  # of what lasts longest: the picture, or another sound
         if not _STATES_ITS_DURATION.intersection(info.container.split(",")):
             return None
         chosen = [stream for stream in info.audio_streams if stream.index in self._selection.streams]

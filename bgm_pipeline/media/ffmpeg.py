@@ -65,7 +65,17 @@ _OF_NO_CONCERN = re.compile(
 _HARMLESS = re.compile(
     r"Guessed Channel Layout|Estimating duration from bitrate|Could not find codec parameters"
     r"|Consider increasing the value|start time for stream \d+ is not set|Stream #\S+ not .*; skipping"
+    r"|no P?TS found at (start|end) of file"
 )
+
+_OF_A_CUT = re.compile(r"PES packet size mismatch|Packet corrupt|corrupt input packet")
+_AT_A_CUT = 4
+"""What a cut leaves of a frame is complained of so often, by all that look at it."""
+
+
+def is_of_a_cut(message: str, count: int) -> bool:
+    """Whether no more is wrong than that a transport stream ends within a frame, as all recordings do."""
+    return count <= _AT_A_CUT and _OF_A_CUT.search(message) is not None
 
 
 def input_url(path: Path) -> str:

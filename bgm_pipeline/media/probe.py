@@ -70,10 +70,11 @@ def probe(path: Path) -> MediaInfo:
         for programme in found.get("programs", [])
     )
     zeros_s = _zeros_s(container, streams, programmes)
+    lengths_s = [duration_s] * len(streams)
     if len(programmes) > 1:
         # ffprobe tells the longest programme's, from its own start.
-        ends_s = (_ends_s(stream, zero_s) for stream, zero_s in zip(streams, zeros_s, strict=True))
-        duration_s = max((end_s for end_s in ends_s if end_s is not None), default=None)
+        lengths_s = _lengths_s(streams, zeros_s, programmes)
+        duration_s = max((length_s for length_s in lengths_s if length_s is not None), default=None)
     return MediaInfo(
         path=path,
         container=container,
@@ -83,8 +84,8 @@ def probe(path: Path) -> MediaInfo:
         has_video=any(stream["codec_type"] == "video" for stream in streams),
         programmes=programmes,
         audio_streams=tuple(
-            _audio_stream(stream, zero_s, programmes)
-            for stream, zero_s in zip(streams, zeros_s, strict=True)
+            _audio_stream(stream, zero_s, length_s, programmes)
+            for stream, zero_s, length_s in zip(streams, zeros_s, lengths_s, strict=True)
             if stream["codec_type"] == "audio"
         ),
         tags={_text(key): _text(value) for key, value in found["format"].get("tags", {}).items()},
@@ -95,9 +96,8 @@ def select_audio(info: MediaInfo, wanted: Sequence[int] | None = None, join: boo
     """Choose the audio to process.
 
     By default one stream: not audio description, commentary, a mix for the hard of hearing or clean effects,
-    if there is another; of these the lowest programme's; of these one that is heard up to the file's end, in
-    a transport stream, which may move its sound to another stream; of these the one marked as default; of
-    these the first. Where that is a mono track of a container whose tracks are channels (MXF, MOV/MP4, GXF,
+    if there is another; of these the lowest programme's; of these the one marked as default; of these the
+    first. Where that is a mono track of a container whose tracks are channels (MXF, MOV/MP4, GXF,
     LXF), and the next such track has the same codec, rate and language, the two are joined as a stereo pair.
 
     Args:
@@ -117,8 +117,7 @@ def select_audio(info: MediaInfo, wanted: Sequence[int] | None = None, join: boo
         raise InputError(f"{shown(info.path)}: either choose streams or join all mono tracks, not both")
     if wanted:
         return _asked_for(info, usable, list(dict.fromkeys(wanted)))
-    ends_early = _ends_early if info.container in CLOCK_RUNS_ANYWHERE else lambda stream: False
-    best = min(usable, key=lambda stream: _rank(stream, ends_early(stream)))
+    best = min(usable, key=_rank)
     tracks = [
         stream for stream in usable if stream.channels == 1 and _is_special(stream) == _is_special(best)
     ]
@@ -242,7 +241,22 @@ def _zeros_s(
     return [zeros_s[int(stream["index"])] for stream in streams]
 
 
-def _audio_stream(stream: dict[str, Any], zero_s: float, programmes: Iterable[Programme]) -> AudioStream:
+def _lengths_s(
+    streams: Sequence[dict[str, Any]], zeros_s: Sequence[float], programmes: Iterable[Programme]
+) -> list[float | None]:
+    """How long the programme of each stream lasts: up to the end of what lasts longest in it."""
+    ends_s = {int(one["index"]): _ends_s(one, zero_s) for one, zero_s in zip(streams, zeros_s, strict=True)}
+    lengths_s = dict(ends_s)
+    for programme in sorted(programmes, key=lambda one: one.number, reverse=True):
+        own_s = (ends_s.get(index) for index in programme.streams)
+        longest_s = max((end_s for end_s in own_s if end_s is not None), default=None)
+        lengths_s |= dict.fromkeys(programme.streams, longest_s)
+    return [lengths_s[int(stream["index"])] for stream in streams]
+
+
+def _audio_stream(
+    stream: dict[str, Any], zero_s: float, programme_s: float | None, programmes: Iterable[Programme]
+) -> AudioStream:
     tags, index = stream.get("tags", {}), int(stream["index"])
     language, start_s = _text(tags.get("language")), _number(stream.get("start_time"))
     layout = _text(stream.get("channel_layout"))
@@ -260,6 +274,7 @@ def _audio_stream(stream: dict[str, Any], zero_s: float, programmes: Iterable[Pr
         start_s=0.0 if start_s is None else max(round(start_s - zero_s, 6), 0.0),
         zero_s=zero_s,
         duration_s=_duration_s(stream),
+        programme_s=programme_s,
         programme=min((p.number for p in programmes if index in p.streams), default=None),
     )
 
@@ -302,13 +317,8 @@ def _is_special(stream: AudioStream) -> bool:
     )
 
 
-def _ends_early(stream: AudioStream) -> bool:
-    """Whether ffprobe met it at the file's beginning alone."""
-    return stream.duration_s is None
-
-
-def _rank(stream: AudioStream, ends_early: bool) -> tuple[bool, int, bool, bool, int]:
-    return _is_special(stream), stream.programme or 0, ends_early, not stream.is_default, stream.index
+def _rank(stream: AudioStream) -> tuple[bool, int, bool, int]:
+    return _is_special(stream), stream.programme or 0, not stream.is_default, stream.index
 
 
 def _kind(stream: AudioStream) -> tuple[str, int, str]:

@@ -20,6 +20,7 @@ class Attempt:
     episode_id: int
     episode: Episode
     source_sha256: str
+    has_results: bool
     state: str
     """Of the run: running, done or failed; new where there was none."""
     audio_streams: tuple[int, ...]
@@ -38,25 +39,27 @@ def newest_attempts(store: Store, episode_ids: Sequence[int]) -> list[Attempt]:
     """
     later = aliased(RunRow)
     newest_id = select(func.max(later.id)).where(later.episode_id == EpisodeRow.id).scalar_subquery()
+    current = aliased(RunRow)
+    has_results = select(current.id).where(current.episode_id == EpisodeRow.id, current.is_current).exists()
     query = (
-        select(EpisodeRow, RunRow)
+        select(EpisodeRow, RunRow, has_results)
         .outerjoin(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.id == newest_id))
         .where(EpisodeRow.id.in_(episode_ids))
     )
     with store.reading() as connection, Session(connection) as session:
-        found = {episode.id: _attempt(episode, run) for episode, run in session.execute(query)}
+        found = {row[0].id: _attempt(*row) for row in session.execute(query)}
     if unknown := [str(number) for number in episode_ids if number not in found]:
         raise InputError(f"there is no episode {', '.join(unknown)}; bgm episodes lists them")
     return [found[number] for number in episode_ids]
 
 
-def _attempt(episode: EpisodeRow, run: RunRow | None) -> Attempt:
+def _attempt(episode: EpisodeRow, run: RunRow | None, has_results: bool) -> Attempt:
     described = Episode(Path(episode.path), episode.channel, episode.title, episode.air_start)
     if run is None:
-        return Attempt(episode.id, described, episode.source_sha256, "new", (), False, None)
+        return Attempt(episode.id, described, episode.source_sha256, has_results, "new", (), False, None)
     streams: list[int] = run.settings.get("audio_streams", [])
     join_tracks: bool = run.settings.get("join_tracks", False)
     if join_tracks and run.selection:
         streams, join_tracks = run.selection["streams"], False
-    asked_for = tuple(streams), join_tracks
-    return Attempt(episode.id, described, episode.source_sha256, run.state, *asked_for, run.flow_run_url)
+    known = episode.source_sha256, has_results, run.state
+    return Attempt(episode.id, described, *known, tuple(streams), join_tracks, run.flow_run_url)

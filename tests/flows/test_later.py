@@ -10,7 +10,7 @@ from nights import record
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.flow_engine import load_flow_and_flow_run, run_flow
 from prefect.states import Scheduled
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from bgm_pipeline import query
 from bgm_pipeline.errors import StoreError
@@ -117,11 +117,14 @@ def test_an_episode_whose_place_another_recording_took_is_not_made_anew_from_tha
     record(path, seed=1)
     process_episode(Episode(path, title="This week"), store, networks, config)
     other = config.model_copy(update={"detection": config.detection.model_copy(update={"onset": 0.75})})
-    (row,) = reprocess(store, other, str(client.api_url), [1])
-    assert (row.outcome, row.reason) == (
-        "failed",
-        f"{path}: another recording lies there now; put the former one back",
-    )
+    url = str(client.api_url)
+    refused = ("failed", f"{path}: another recording lies there now; put the former one back")
+    assert [(row.outcome, row.reason) for row in reprocess(store, other, url, [1])] == [refused]
+    with store.writing() as session:
+        failed = {"state": "failed", "is_current": False}
+        session.execute(update(RunRow).where(RunRow.episode_id == 1).values(failed))
+    assert [(row.outcome, row.reason) for row in reprocess(store, other, url, [1])] == [refused]
+    assert [(row.outcome, row.reason) for row in rerun(store, config, url, [1])] == [refused]
     assert query.episodes(store)["title"].tolist() == ["This week", "Last week"]
 
 

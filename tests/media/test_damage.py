@@ -12,6 +12,7 @@ import pytest
 
 from bgm_pipeline.errors import MediaError
 from bgm_pipeline.media.extract import open_audio
+from bgm_pipeline.media.ffmpeg import is_of_a_cut
 from bgm_pipeline.media.probe import probe, select_audio, sha256_of
 from bgm_pipeline.settings import MediaSettings
 
@@ -269,18 +270,17 @@ def test_a_broadcast_whose_sound_ends_long_before_its_picture_says_so(
     assert re.search(r"the audio ends at 00:00:0[56].*, but the file goes on to 00:00:1[56]", heard.damage)
 
 
-def test_of_a_broadcast_that_moves_its_sound_to_another_stream_the_longer_part_is_read(
+def test_a_whole_broadcast_that_was_cut_where_a_recorder_cuts_is_not_damaged(
     make: Callable[..., Path], hiss: Path, tmp_path: Path
 ) -> None:
-    """As where a transmitter gives the programme another PID."""
-    before = make("before.ts", *VIDEO, "-i", hiss, *ENCODED, "-t", 2)
-    after = make(
-        *("after.ts", *LONG_VIDEO, "-stream_loop", 2, "-i", hiss, *ENCODED, "-t", 16),
-        *("-streamid", "1:336", "-output_ts_offset", 2),
-    )
-    path = tmp_path / "moved.ts"
-    path.write_bytes(before.read_bytes() + after.read_bytes())
-    heard = read(path)
-    assert [stream.duration_s is None for stream in heard.info.audio_streams] == [True, False]
-    assert heard.rms(3, 17) > 0.2
-    assert len(heard.samples) / 16000 == pytest.approx(18, abs=0.5)
+    """Whatever ffmpeg says of the frame at the cut, which is never whole."""
+    whole = list(packets(make("whole_mp2.ts", *VIDEO, "-i", hiss, *SOURCES["whole_mp2.ts"][1:]).read_bytes()))
+    of_audio = [at for at, packet in enumerate(whole) if pid_of(packet) == AUDIO_PID]
+    said = set()
+    for cut in of_audio[-40:-5:3]:
+        path = tmp_path / f"{cut}.ts"
+        path.write_bytes(b"".join(whole[:cut]))
+        damage = read(path).report.damage
+        said |= {one.message for one in damage}
+        assert [one for one in damage if not is_of_a_cut(one.message, one.count)] == []
+    assert said, "a frame was cut, and ffmpeg said so"

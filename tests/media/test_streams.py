@@ -114,6 +114,7 @@ def _stream(index: int, **traits: object) -> AudioStream:
         "start_s": 0.0,
         "zero_s": 0.0,
         "duration_s": None,
+        "programme_s": None,
         "programme": None,
     }
     return AudioStream(index, **(known | traits))  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ def filled(store: Store) -> Store:
     levels = (1.0, -12.0, -12.0, 3.0, 2.0, 1.0, 0.0, None)
     add_programme(store, "1.ts", levels, "One", "Evening News", ON_AIR)
     failing = add_programme(store, "2.ts", (None, None), "One", "Quiz", ON_AIR + timedelta(hours=1))
+    add_programme(store, "3.ts", levels, "One", "Evening News", ON_AIR - timedelta(days=7))
     again = store.start_run(failing, identity("2.ts", "other"))
     store.fail_run(again, "out of memory")
     return store

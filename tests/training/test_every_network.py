@@ -15,7 +15,8 @@ from bgm_pipeline.models import registry
 from bgm_pipeline.segments import cut_chunks
 from bgm_pipeline.separation import Separator
 from bgm_pipeline.settings import Settings
-from bgm_pipeline.training.protocols import training_settings
+from bgm_pipeline.training.optimiser import optimiser_for
+from bgm_pipeline.training.protocols import TrainingSettings, training_settings
 from bgm_pipeline.types import Block
 
 TRAINED = [
@@ -67,6 +68,16 @@ def test_it_trains_saves_loads_and_separates(corpus: Path, tmp_path: Path, name:
     assert music.shape == mixture.shape
     assert np.isfinite(music).all()
     assert music.any()
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if registry.get(name).trained_by == "gradient"])
+def test_the_default_optimiser_takes_its_weights(name: str) -> None:
+    module = registry.get(name).build().to(memory_format=torch.channels_last)
+    settings = TrainingSettings(steps=1)
+    optimiser = optimiser_for(
+        settings.optimiser, module.parameters(), settings.learning_rate, settings.weight_decay
+    )
+    assert optimiser.param_groups
 
 
 def test_nmf_tells_a_chord_from_noise_once_it_has_heard_both(corpus: Path, tmp_path: Path) -> None:
