@@ -20,6 +20,7 @@ from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.rows import kept_path
 
 _PATHS_AT_ONCE = 1000
+"""In one question, which databases let have so many parameters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Attempt:
     episode: Episode
     source_sha256: str
     has_results: bool
+    """Whether any run of it was good."""
     state: str
     """Of the run: running, done or failed; new where there was none."""
     audio_streams: tuple[int, ...]
