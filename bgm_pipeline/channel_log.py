@@ -33,8 +33,6 @@ LOG_COLUMNS = (
 in the order of time, with "; " between them; `music_probability` is the highest of the events in the row,
 `music_to_speech_db` that of the longest (dB; NaN where either is silent)."""
 
-_SECOND_YEAR = 1901
-
 
 class ChannelSum(NamedTuple):
     """How much of the range is music on a channel, and how much is recorded, with results; all time once."""
@@ -88,7 +86,7 @@ def channel_log(
     # What lies just outside decides whether a hole at a border is filled, so that two days add up to both.
     hole = timedelta(seconds=min_duration_off_s)
     # Nor is there anything before the first year that queries know.
-    wider = since if begin is None or begin.year < _SECOND_YEAR else begin - hole
+    wider = since if begin is None or begin.year <= query.FIRST_YEAR else begin - hole
     events = _by_channel(query.events(store, channel=channel, since=wider, until=end and end + hole, tz=zone))
     recordings = query.episodes(store, channel=channel, since=since, until=until, tz=zone)
     has_results = recordings["run_id"].notna()

@@ -44,10 +44,11 @@ def log(
 def _notes(found: ChannelLog) -> Iterator[str]:
     """The sums, and what is left out."""
     from bgm_pipeline.media.ffmpeg import shown
+    from bgm_pipeline.timebase import format_clock
 
-    asked = "" if found.asked_ms is None else f", of {_whole_seconds(found.asked_ms)} asked for"
+    asked = "" if found.asked_ms is None else f", of {format_clock(found.asked_ms)} asked for"
     for name, music_ms, recorded_ms in found.sums:
-        music, recorded = _whole_seconds(music_ms), _whole_seconds(recorded_ms)
+        music, recorded = format_clock(music_ms), format_clock(recorded_ms)
         yield f"{shown(name) or 'no channel'}: {music} of music in {recorded} recorded{asked}"
     for count, reason in (
         (found.without_air_time, "no air time is known"),
@@ -55,9 +56,3 @@ def _notes(found: ChannelLog) -> Iterator[str]:
     ):
         if count:
             yield f"{count} recording{' is' if count == 1 else 's are'} left out: {reason}"
-
-
-def _whole_seconds(milliseconds: int) -> str:
-    from bgm_pipeline.timebase import format_timecode
-
-    return format_timecode(milliseconds).partition(".")[0]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from bgm_pipeline.errors import InputError
-from bgm_pipeline.timebase import format_timecode, s_to_ms
+from bgm_pipeline.timebase import format_clock, format_timecode, s_to_ms
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -207,7 +207,7 @@ def _timecode(seconds: float) -> str:
 
 
 def _whole_seconds(seconds: float) -> str:
-    return _timecode(seconds).partition(".")[0]
+    return format_clock(s_to_ms(seconds))
 
 
 def _percent(share: float) -> str:

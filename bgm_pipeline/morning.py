@@ -7,7 +7,7 @@ from datetime import datetime
 from bgm_pipeline import query
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.store.repository import Store
-from bgm_pipeline.timebase import format_timecode, s_to_ms
+from bgm_pipeline.timebase import format_clock, s_to_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Morning:
     @property
     def summary(self) -> str:
         """One line."""
-        music = format_timecode(s_to_ms(self.music_s)).partition(".")[0]
+        music = format_clock(s_to_ms(self.music_s))
         done = f"{self.done} done" + (f" ({self.damaged} damaged)" if self.damaged else "")
         counts = f"{done}, {self.failed} failed, {self.running} running, {self.new} not begun"
         return f"since {self.since.isoformat(' ', 'minutes')}: {counts}; {music} of music found"

@@ -13,7 +13,7 @@ from bgm_pipeline.errors import BgmError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.store.repository import EpisodeBusyError
-from bgm_pipeline.timebase import format_timecode, s_to_ms
+from bgm_pipeline.timebase import format_clock, s_to_ms
 
 log = logging.getLogger(__name__)
 
@@ -110,4 +110,4 @@ def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:
 
 
 def _timecode(seconds: float) -> str:
-    return format_timecode(s_to_ms(seconds)).partition(".")[0]
+    return format_clock(s_to_ms(seconds))

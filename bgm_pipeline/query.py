@@ -70,7 +70,8 @@ _TYPES = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Moments come as milliseconds from here where there are many: a number is read faster than a date."""
 
-_FIRST_YEAR, _LAST_YEAR = 1900, 9000
+FIRST_YEAR, LAST_YEAR = 1900, 9000
+"""What is asked for lies in these years, or between them."""
 
 _TOLD = 3
 """So many kinds of damage are spelled out."""
@@ -374,8 +375,8 @@ def asked_range(filters: EpisodeFilters | SpanFilters) -> tuple[datetime | None,
 def _moment(value: date | datetime | None, zone: tzinfo) -> datetime | None:
     if value is None:
         return None
-    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
-        raise InputError(f"{value}: the year must be from {_FIRST_YEAR} to {_LAST_YEAR}")
+    if not FIRST_YEAR <= value.year <= LAST_YEAR:
+        raise InputError(f"{value}: the year must be from {FIRST_YEAR} to {LAST_YEAR}")
     if not isinstance(value, datetime):
         value = datetime.combine(value, time(), zone)
     if value.tzinfo is None:

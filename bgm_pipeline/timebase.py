@@ -65,6 +65,15 @@ def format_timecode(milliseconds: int) -> str:
     return f"{h:02d}:{m:02d}:{s:02d}.{ms:03d}"
 
 
+def format_clock(milliseconds: int) -> str:
+    """Milliseconds as ``HH:MM:SS``, without what is left of a second.
+
+    Raises:
+        ValueError: the time is negative.
+    """
+    return format_timecode(milliseconds).partition(".")[0]
+
+
 def parse_timecode(text: str) -> int:
     """``SS``, ``SS.mmm``, ``MM:SS.mmm`` or ``HH:MM:SS.mmm`` to milliseconds.
 

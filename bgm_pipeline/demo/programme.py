@@ -22,7 +22,7 @@ from bgm_pipeline.timebase import (
     SAMPLE_RATE,
     SCORE_HOP_SAMPLES,
     SEGMENT_SAMPLES,
-    format_timecode,
+    format_clock,
     s_to_ms,
     samples_to_s,
 )
@@ -200,7 +200,7 @@ def _card(part: Caption) -> bytes:
     figure = Figure(figsize=_CARD_INCHES, dpi=_CARD_DPI, facecolor="#1d2733")
     text = fill(part.text.replace(" dB", "\u00a0dB"), 22, break_on_hyphens=False)
     figure.text(0.5, 0.56, text, ha="center", va="center", fontsize=24, color="white")
-    start, end = (format_timecode(s_to_ms(at)).partition(".")[0] for at in (part.start_s, part.end_s))
+    start, end = (format_clock(s_to_ms(at)) for at in (part.start_s, part.end_s))
     figure.text(0.5, 0.14, f"{start} to {end}", ha="center", va="center", fontsize=13, color="#e8a86c")
     png = io.BytesIO()
     figure.savefig(png, format="png")

@@ -25,7 +25,7 @@ from bgm_pipeline.store.check import check_store
 from bgm_pipeline.store.orm import RunRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
-from bgm_pipeline.timebase import format_timecode, s_to_ms
+from bgm_pipeline.timebase import format_clock, format_timecode, s_to_ms
 from bgm_pipeline.training.corpus import Corpus, build_from_debian, load_corpus
 from bgm_pipeline.types import Episode
 
@@ -200,7 +200,7 @@ def _next_commands(outcome: Outcome, settings: Settings) -> list[str]:
 
 
 def _clock(seconds: float) -> str:
-    return _precise(round(seconds)).partition(".")[0]
+    return format_clock(s_to_ms(round(seconds)))
 
 
 def _precise(seconds: float) -> str:

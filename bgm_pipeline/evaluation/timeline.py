@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bgm_pipeline.errors import InputError, MediaError
-from bgm_pipeline.timebase import format_timecode, ms_to_s, ms_to_samples, s_to_ms, s_to_samples
+from bgm_pipeline.timebase import format_clock, ms_to_s, ms_to_samples, s_to_ms, s_to_samples
 from bgm_pipeline.types import AudioSelection, Samples
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _level_of_file(
 
 
 def _clock(seconds: float) -> str:
-    return format_timecode(s_to_ms(seconds)).partition(".")[0]
+    return format_clock(s_to_ms(seconds))
 
 
 def _db(level_db: float) -> float | None:
