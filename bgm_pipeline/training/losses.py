@@ -56,6 +56,8 @@ class SeparationObjective(nn.Module):
         two_voices=0.2,
         two_tracks=0.15,
         reverberant=0.3,
+        narrow=0.15,
+        synthesised=0.2,
     )
 
     def __init__(self, domain: Domain = "magnitude", loss: Loss = "compressed") -> None:

@@ -20,6 +20,7 @@ from bgm_pipeline.errors import InputError
 from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES, s_to_samples
 from bgm_pipeline.training.codecs import CODECS, through_codec
 from bgm_pipeline.training.corpus import Clip, Corpus
+from bgm_pipeline.training.synthesis import synthesise
 from bgm_pipeline.transforms import hop_powers
 from bgm_pipeline.types import Samples
 
@@ -33,6 +34,9 @@ AUDIBLE_BELOW_PEAK_DB = -45.0
 """... and above this, against its own loudest quarter of a second."""
 
 _CALM_SHARE = 1 / 3
+
+_OVER_A_TRACK = 0.5
+"""Share of synthesised sounds that have a track beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,10 @@ class MixingSettings:
     """A second speaker beside the first one."""
     two_tracks: float = 0.0
     """A second track over the first one."""
+    narrow: float = 0.0
+    """Tracks that lack what is outside a band of one to six octaves."""
+    synthesised: float = 0.0
+    """Sounds of synthesisers, in place of a track or over one."""
     cuts: float = 0.0
     """A hard cut from one such mixture to another, at another level."""
 
@@ -179,8 +187,14 @@ class Mixer:
         return Mixture(mixture, music, playing(music), level_db)
 
     def play(self, length: int, rng: Generator) -> Samples:
-        """A random span of a random track, sometimes of two, equalised or coloured."""
-        span = self.track(length, rng)
+        """A random span of a random track, sometimes of two, equalised or coloured; or of a synthesiser."""
+        s = self.settings
+        is_synthesised = s.synthesised and rng.random() < s.synthesised
+        span = synthesise(length, rng) if is_synthesised else self.track(length, rng)
+        if is_synthesised and rng.random() < _OVER_A_TRACK:
+            span = beside(span, self.track(length, rng), rng)
+        if s.narrow and rng.random() < s.narrow:
+            span = narrow(span, rng)
         if self.settings.two_tracks and rng.random() < self.settings.two_tracks:
             span = beside(span, self.track(length, rng), rng)
         return span
@@ -351,6 +365,14 @@ def band_limit(samples: Samples, rng: Generator) -> Samples:
     """Without what is below 60 to 400 Hz and above 3 to 7 kHz."""
     edges_hz = 60 * (400 / 60) ** rng.random(), rng.uniform(3000, 7000)
     band = butter(4, edges_hz, "bandpass", fs=SAMPLE_RATE, output="sos")
+    return np.asarray(sosfilt(band, samples), dtype=np.float32)
+
+
+def narrow(samples: Samples, rng: Generator) -> Samples:
+    """Without what is outside a band of one to six octaves, which begins anywhere from 20 Hz to 3 kHz."""
+    low_hz = 20 * 150 ** rng.random()
+    high_hz = min(low_hz * 2 ** rng.uniform(1, 6), 0.49 * SAMPLE_RATE)
+    band = butter(int(rng.integers(1, 5)), (low_hz, high_hz), "bandpass", fs=SAMPLE_RATE, output="sos")
     return np.asarray(sosfilt(band, samples), dtype=np.float32)
 
 

@@ -24,6 +24,7 @@ from bgm_pipeline.training.mixing import (
     equalise,
     in_a_room,
     mains_hum,
+    narrow,
     playing,
     set_level,
 )
@@ -152,6 +153,27 @@ def test_a_band_limit_leaves_what_makes_speech_plain() -> None:
         assert active_rms(voice[SAMPLE_RATE:]) == pytest.approx(0.0707, rel=0.05)
         assert active_rms(hum[SAMPLE_RATE:]) < 0.01
         assert active_rms(hiss[SAMPLE_RATE:]) < 0.05
+
+
+def test_a_narrow_track_keeps_one_band_alone() -> None:
+    noise = np.random.default_rng(0).standard_normal(LENGTH).astype(np.float32)
+    middles_hz = []
+    for seed in range(20):
+        power = np.abs(np.fft.rfft(narrow(noise, np.random.default_rng(seed)))) ** 2
+        hz = np.fft.rfftfreq(LENGTH, 1 / SAMPLE_RATE)
+        middles_hz.append((power * hz).sum() / power.sum())
+    assert min(middles_hz) < 300
+    assert max(middles_hz) > 3500  # 4 kHz is the middle of the noise
+
+
+def test_synthesised_sounds_take_a_tracks_place_or_lie_over_one(corpus: Corpus) -> None:
+    of = mixer(corpus, music_alone=1.0, synthesised=1.0)
+    has_track = 0
+    for seed in range(20):
+        power = np.abs(np.fft.rfft(of.mix(LENGTH, np.random.default_rng(seed)).music)) ** 2
+        # The tracks of this corpus are one tone of 3 kHz or 3.05 kHz.
+        has_track += bool(max(power[12_000], power[12_200]) > 0.05 * power.sum())
+    assert 4 < has_track < 16
 
 
 def test_a_second_sound_is_up_to_12_db_below_the_first() -> None:
