@@ -34,8 +34,9 @@ demo: $(INSTALLED) ffmpeg
 
 test: $(INSTALLED) ffmpeg systemd chromium
 	@# tests/conftest.py says which tests stay together; in order, so that the longest part begins early. Two
-	@# processes keep two cores busy: torch's own threads would wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@# processes keep two cores busy: torch's own threads would wait for each other. One that dies ends the tests:
+	@# pytest-xdist's next one would wait for work for ever.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

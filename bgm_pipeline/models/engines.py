@@ -12,9 +12,10 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +143,7 @@ class OpenVinoEngine:
             # Left to itself it may pin its threads: those of several workers would share cores.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = openvino().Core().compile_model(graph, "CPU", options)
+        compiled = _core().compile_model(graph, "CPU", options)
         self._requests = [compiled.create_infer_request() for _ in range(self.batch_size)]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -251,6 +252,16 @@ def _definition(module: nn.Module) -> str:
         if "bgm_pipeline" in file.parts:
             digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one for as long as the process lives.
+
+    Each core gives its thread a stack for signal handlers, and unmaps it when it goes, even where a later
+    core has given that stack back to the thread: the next signal that Python handles would end the process.
+    """
+    return openvino().Core()
 
 
 def openvino() -> ModuleType:

@@ -135,3 +135,22 @@ def test_openvino_sends_no_word_of_its_use() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
+
+
+def test_a_signal_is_handled_after_engines_went_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    """As when a night is stopped that has taken another network since it began."""
+    graph = engines.exported(untrained("unet"), tmp_path)
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from bgm_pipeline.models.engines import OpenVinoEngine\n"
+        "first, second = (OpenVinoEngine(Path(sys.argv[1]), 1) for _ in range(2))\n"
+        "del first\n"
+        "del second\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(graph)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "handled")
