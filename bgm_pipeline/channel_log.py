@@ -35,7 +35,8 @@ in the order of time, with "; " between them; `music_probability` is the highest
 
 
 class ChannelSum(NamedTuple):
-    """How much of the range is music on a channel, and how much is recorded, with results; all time once."""
+    """How much of the range is music on a channel, and of how much there is audio that has results; all time
+    once."""
 
     channel: str
     music_ms: int
@@ -55,7 +56,8 @@ class ChannelLog:
     without_air_time: int
     """Recordings that have results, but nobody knows when they were on air."""
     without_results: int
-    """Recordings of the range that have no good run yet."""
+    """Recordings of the range that have no good run yet. How long they are is not known: those that began
+    before it count as far back as any recording would reach into it."""
 
 
 def channel_log(
@@ -88,30 +90,51 @@ def channel_log(
     # Nor is there anything before the first year that queries know.
     wider = since if begin is None or begin.year <= query.FIRST_YEAR else begin - hole
     events = _by_channel(query.events(store, channel=channel, since=wider, until=end and end + hole, tz=zone))
-    recordings = query.episodes(store, channel=channel, since=since, until=until, tz=zone)
-    has_results = recordings["run_id"].notna()
-    recorded = _by_channel(recordings[has_results])
 
     begin_ms, end_ms = _ms(begin) if begin else -sys.maxsize, _ms(end) if end else sys.maxsize
-    rows, sums = [], []
-    for name in sorted({*events, *recorded} if channel is None else {channel}):
+    rows, sums, without_results = [], [], 0
+    for name in query.channels(store) if channel is None else [channel]:
         music = _united(events[name], s_to_ms(min_duration_off_s), begin_ms, end_ms)
-        covered = _united(recorded[name], 0, begin_ms, end_ms)
         rows += [_row(name, one, begin_ms, end_ms) for one in music]
-        if not (music or covered or name == channel):
-            continue  # heard of just outside the range alone
-        sums.append(ChannelSum(name, *(sum(one.length_ms for one in both) for both in (music, covered))))
+        recordings = query.recordings(store, channel=name, since=since, until=until, tz=zone)
+        without_results += sum(one.duration_ms is None for one in recordings)
+        audio = [span for one in recordings for span in _with_audio(one)]
+        if music or audio or name == channel:
+            music_ms = sum(one.length_ms for one in music)
+            sums.append(ChannelSum(name, music_ms, _covered_ms(audio, begin_ms, end_ms)))
     return ChannelLog(
         _frame(rows, zone),
         tuple(sums),
         end_ms - begin_ms if begin and end else None,
         query.without_air_time(store, channel),
-        int((~has_results).sum()),
+        without_results,
     )
 
 
+def _with_audio(recording: query.Recording) -> list[tuple[int, int]]:
+    """From when to when on air there is audio that has results, milliseconds of UTC since 1970."""
+    if recording.start_ms is None or recording.duration_ms is None:
+        return []
+    gaps = recording.gaps or []
+    starts = (0, *(gap["end_ms"] for gap in gaps))
+    ends = (*(gap["start_ms"] for gap in gaps), recording.duration_ms)
+    both = zip(starts, ends, strict=True)
+    return [(recording.start_ms + start, recording.start_ms + end) for start, end in both]
+
+
+def _covered_ms(spans: Iterable[tuple[int, int]], begin_ms: int, end_ms: int) -> int:
+    """How much of the range lies in spans, all time once."""
+    covered_ms, reached_ms = 0, begin_ms
+    for first_ms, last_ms in sorted(spans):
+        start_ms, stop_ms = max(first_ms, reached_ms), min(last_ms, end_ms)
+        if start_ms < stop_ms:
+            covered_ms += stop_ms - start_ms
+            reached_ms = stop_ms
+    return covered_ms
+
+
 class _Part(NamedTuple):
-    """An event, or a recording; milliseconds of UTC since 1970."""
+    """An event; milliseconds of UTC since 1970."""
 
     start_ms: int
     end_ms: int

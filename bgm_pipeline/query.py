@@ -5,7 +5,8 @@ out, or none, hold nothing back:
 
 - ``channel``: the channel's exact name; ``title``: a part of the title, in small or capital letters
 - ``since``, ``until``: what was on air at some moment from `since` to before `until`; a date means its
-  midnight as `since`, and the end of that day as `until`. Needs the episode's air time to be known
+  midnight as `since`, and the end of that day as `until`. Needs the episode's air time to be known; one
+  without results may have gone on as long as the longest that has some
 - ``state``: of the episode's newest run: "new" (no run yet), "running", "done" or "failed"
 - ``tried_since``: the newest run began at that moment or later, or there was none yet
 - ``music``: with music, or without; ``episode_id``: one episode; ``limit``: so many rows at most
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from math import nan
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select
 from sqlalchemy.orm import aliased
@@ -67,8 +68,8 @@ _TYPES = {
 }
 """Types of what the database answers, so that an answer without rows or values has them too."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-"""Moments come as milliseconds from here where there are many: a number is read faster than a date."""
+_ON_AIR_MS = ElapsedMs(EpisodeRow.air_start, literal(datetime(1970, 1, 1, tzinfo=UTC), UtcDateTime))
+"""Moments come as milliseconds from 1970 where there are many: a number is read faster than a date."""
 
 FIRST_YEAR, LAST_YEAR = 1900, 9000
 """What is asked for lies in these years, or between them."""
@@ -216,6 +217,40 @@ def events(store: Store, **filters: Unpack[SpanFilters]) -> DataFrame:
     return _with_times(_fetch(store, query), filters)[list(EVENT_COLUMNS)]
 
 
+class Recording(NamedTuple):
+    """A recording with what its current run says of it, where it has one; milliseconds."""
+
+    start_ms: int | None
+    """On air, since 1970 in UTC; None if not known."""
+    duration_ms: int | None
+    """None where there are no results."""
+    gaps: list[dict[str, Any]] | None
+    """Spans of it without audio, one after the other, as the database keeps them."""
+
+
+def recordings(store: Store, **filters: Unpack[EpisodeFilters]) -> list[Recording]:
+    """The episodes, for sums of air time; `music` and `limit` are no filters of these.
+
+    Raises:
+        InputError: a filter is not known, or its value cannot be meant.
+    """
+    _check(filters, EpisodeFilters)
+    query = (
+        select(_ON_AIR_MS, RunRow.duration_ms, RunRow.gaps)
+        .select_from(EpisodeRow)
+        .outerjoin(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.is_current))
+        .where(*_episode_conditions(store, filters, RunRow.duration_ms))
+    )
+    with store.reading() as connection:
+        return [Recording(*row) for row in connection.execute(query)]
+
+
+def channels(store: Store) -> list[str]:
+    """The names of all channels, in order; "" among them where one is not known."""
+    with store.reading() as connection:
+        return sorted(connection.scalars(select(EpisodeRow.channel).distinct()))
+
+
 def without_air_time(store: Store, channel: str | None = None) -> int:
     """How many recordings have results, but no known air time, so that no range holds them."""
     query = (
@@ -280,7 +315,7 @@ def _episode_conditions(
     if since is not None:
         conditions += [
             EpisodeRow.air_start > since - _longest(store),
-            or_(EpisodeRow.air_start >= since, duration_ms > _elapsed(since)),
+            or_(EpisodeRow.air_start >= since, duration_ms.is_(None), duration_ms > _elapsed(since)),
         ]
     if until is not None:
         conditions.append(EpisodeRow.air_start < until)
@@ -328,7 +363,7 @@ def _span_query(
             EpisodeRow.id.label("episode_id"),
             EpisodeRow.channel,
             EpisodeRow.title,
-            ElapsedMs(EpisodeRow.air_start, literal(_EPOCH, UtcDateTime)).label("air_start_ms"),
+            _ON_AIR_MS.label("air_start_ms"),
             table.start_ms,
             table.end_ms,
             *columns,

@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 from store.samples import ON_AIR, add_episode, add_programme, identity, on_sqlite
 
+from bgm_pipeline import query
 from bgm_pipeline.channel_log import LOG_COLUMNS, ChannelLog, channel_log
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
 from bgm_pipeline.timebase import s_to_samples
-from bgm_pipeline.types import AudioSelection, Event, RunResult
+from bgm_pipeline.types import AudioSelection, Event, Gap, RunResult
 
 HOLE_S = 0.3
 PARIS = ZoneInfo("Europe/Paris")
@@ -39,6 +40,7 @@ def add(
     channel: str = "One",
     duration_s: float = 60.0,
     levels: Sequence[tuple[float, float | None]] = (),
+    gaps: Spans = (),
 ) -> int:
     """A recording with events at these places; `levels` are their probabilities and dB, else 0.8 and -3."""
     episode_id = add_episode(store, f"{name}.ts", channel, name, air_start)
@@ -55,7 +57,7 @@ def add(
             duration_samples=s_to_samples(duration_s),
             container="mpegts",
             selection=AudioSelection((1,), "the only one"),
-            gaps=(),
+            gaps=tuple(Gap(s_to_samples(start), s_to_samples(end), "missing") for start, end in gaps),
             damage=(),
             segments=(),
             events=events,
@@ -138,6 +140,20 @@ def test_overlapping_recordings_count_once(store: Store) -> None:
     assert log.sums == (("One", 32_000, 110_000),)
 
 
+def test_gaps_are_not_recorded_unless_another_recording_has_what_they_lack(store: Store) -> None:
+    """It began late, lost packets and ended early; ten seconds of that are in another recording."""
+    add(
+        store, "Day", [(6_000, 6_060)], duration_s=86_400, gaps=[(0, 1_800), (7_000, 7_600), (82_500, 86_400)]
+    )
+    assert channel_log(store, HOLE_S, tz=UTC).sums == (("One", 60_000, 80_100_000),)
+    add(store, "Again", [], at(7_050), duration_s=20, gaps=[(5, 15)])
+    assert channel_log(store, HOLE_S, tz=UTC).sums == (("One", 60_000, 80_110_000),)
+    part = channel_log(store, HOLE_S, since=at(7_500), until=at(7_700), tz=UTC)
+    assert part.sums == (("One", 0, 100_000),)
+    silent = channel_log(store, HOLE_S, since=at(100), until=at(200), tz=UTC)
+    assert silent.sums == (("One", 0, 0),), "that a recording was there, without a second of audio, is told"
+
+
 @on_sqlite
 @pytest.mark.parametrize(("later_s", "rows"), [(0, 1), (0.3, 1), (0.301, 2)])
 def test_a_song_over_two_files_is_one_row(store: Store, later_s: float, rows: int) -> None:
@@ -189,6 +205,19 @@ def test_what_cannot_be_in_it_is_counted(store: Store) -> None:
         log = day(store, 31, channel=channel)
         assert (log.without_air_time, log.without_results) == expected
     assert spans(channel_log(store, HOLE_S, channel="One", tz=UTC)) == [("News", 0, 10)]
+
+
+def test_a_failed_recording_counts_on_the_day_that_it_may_have_gone_on_into(store: Store) -> None:
+    """It began at 23:00, another at 22:00; an hour and a half is the longest of those with results."""
+    midnight = datetime(2026, 4, 1, tzinfo=UTC)
+    add(store, "Film", [(0, 10)], at(86_400), duration_s=5_400)
+    for name, hours_before in (("late.ts", 1), ("early.ts", 2)):
+        episode_id = add_episode(store, name, "One", name, midnight - timedelta(hours=hours_before))
+        store.fail_run(store.start_run(episode_id, identity(name)), "no audio stream")
+    log = channel_log(store, HOLE_S, since=date(2026, 4, 1), until=date(2026, 4, 1), tz=UTC)
+    assert log.without_results == 1
+    found = query.episodes(store, since=date(2026, 4, 1), tz=UTC)
+    assert found["title"].tolist() == ["Film", "late.ts"], "bgm episodes tells which it is"
 
 
 @on_sqlite
@@ -246,7 +275,7 @@ def test_the_command_writes_rows_and_tells_the_sums_beside_them(filled: None, bg
     assert [row["titles"] for row in rows] == ["'=News", "'=News; Quiz", "Quiz"]
     assert done.stderr.splitlines() == [
         "bgm: One: 00:00:30 of music in 00:02:00 recorded, of 24:00:00 asked for",
-        r"bgm: Two\x1b[2J: 00:00:00 of music in 00:00:12 recorded, of 24:00:00 asked for",
+        r"bgm: Two\x1b[2J: 00:00:00 of music in 00:00:11 recorded, of 24:00:00 asked for",
         "bgm: 1 recording is left out: no air time is known",
     ]
     of_one = bgm("log", "--channel", "One", "--until", "2026-03-31", "--format", "json")
