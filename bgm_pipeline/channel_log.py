@@ -8,8 +8,7 @@ overlap, or hardly lie apart, are one row.
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,6 +80,8 @@ def channel_log(
     Raises:
         InputError: the range ends before it begins, or its years cannot be meant.
     """
+    from pandas import concat  # noqa: PLC0415
+
     zone = tz or get_localzone()
     begin, end = query.asked_range({"since": since, "until": until, "tz": zone})
     if begin and end and end <= begin:
@@ -89,13 +90,13 @@ def channel_log(
     hole = timedelta(seconds=min_duration_off_s)
     # Nor is there anything before the first year that queries know.
     wider = since if begin is None or begin.year <= query.FIRST_YEAR else begin - hole
-    events = _by_channel(query.events(store, channel=channel, since=wider, until=end and end + hole, tz=zone))
 
     begin_ms, end_ms = _ms(begin) if begin else -sys.maxsize, _ms(end) if end else sys.maxsize
-    rows, sums, without_results = [], [], 0
+    frames, sums, without_results = [_frame([], zone)], [], 0
     for name in query.channels(store) if channel is None else [channel]:
-        music = _united(events[name], s_to_ms(min_duration_off_s), begin_ms, end_ms)
-        rows += [_row(name, one, begin_ms, end_ms) for one in music]
+        events = query.event_frames(store, channel=name, since=wider, until=end and end + hole, tz=zone)
+        music = _united(_parts(events), s_to_ms(min_duration_off_s), begin_ms, end_ms)
+        frames.append(_frame([_row(name, one, begin_ms, end_ms) for one in music], zone))
         recordings = query.recordings(store, channel=name, since=since, until=until, tz=zone)
         without_results += sum(one.duration_ms is None for one in recordings)
         audio = [span for one in recordings for span in _with_audio(one)]
@@ -103,7 +104,7 @@ def channel_log(
             music_ms = sum(one.length_ms for one in music)
             sums.append(ChannelSum(name, music_ms, _covered_ms(audio, begin_ms, end_ms)))
     return ChannelLog(
-        _frame(rows, zone),
+        concat(frames, ignore_index=True),
         tuple(sums),
         end_ms - begin_ms if begin and end else None,
         query.without_air_time(store, channel),
@@ -139,8 +140,9 @@ class _Part(NamedTuple):
     start_ms: int
     end_ms: int
     episode_id: int
-    told: dict[Any, Any]
-    """Its row of the answer."""
+    title: str
+    music_probability: float
+    music_to_speech_db: float
 
 
 @dataclass(slots=True)
@@ -178,35 +180,34 @@ def _united(parts: Iterable[_Part], hole_ms: int, begin_ms: int, end_ms: int) ->
     return [one for one in cut if one.length_ms > 0]
 
 
-def _row(channel: str, united: _United, begin_ms: int, end_ms: int) -> dict[str, Any]:
+def _row(channel: str, united: _United, begin_ms: int, end_ms: int) -> tuple[Any, ...]:
+    """Values of `LOG_COLUMNS`."""
+
     def within_ms(part: _Part) -> int:
         return min(part.end_ms, end_ms) - max(part.start_ms, begin_ms)
 
     # Where all of the row that is in the range is a filled hole, what lies around it is told.
     parts = [part for part in united.parts if within_ms(part) > 0] or united.parts
-    return {
-        "channel": channel,
-        "air_start": united.start_ms,
-        "air_end": united.end_ms,
-        "duration_s": ms_to_s(united.length_ms),
-        "titles": "; ".join(dict.fromkeys(part.told["title"] for part in parts if part.told["title"])),
-        "episode_ids": "; ".join(dict.fromkeys(str(part.episode_id) for part in parts)),
-        "music_probability": max(part.told["music_probability"] for part in parts),
-        "music_to_speech_db": max(parts, key=within_ms).told["music_to_speech_db"],
-    }
+    return (
+        *(channel, united.start_ms, united.end_ms, ms_to_s(united.length_ms)),
+        "; ".join(dict.fromkeys(part.title for part in parts if part.title)),
+        "; ".join(dict.fromkeys(str(part.episode_id) for part in parts)),
+        max(part.music_probability for part in parts),
+        max(parts, key=within_ms).music_to_speech_db,
+    )
 
 
-def _by_channel(frame: DataFrame) -> defaultdict[str, list[_Part]]:
-    """The rows of an answer whose air time is known."""
-    by_channel: defaultdict[str, list[_Part]] = defaultdict(list)
-    known = frame.dropna(subset="air_start")
-    starts, ends = (known[name].dt.as_unit("ms").astype("int64") for name in ("air_start", "air_end"))
-    for start_ms, end_ms, told in zip(starts, ends, known.to_dict("records"), strict=True):
-        by_channel[told["channel"]].append(_Part(start_ms, end_ms, told["episode_id"], told))
-    return by_channel
+def _parts(frames: Iterable[DataFrame]) -> Iterator[_Part]:
+    """The events whose air time is known."""
+    for frame in frames:
+        known = frame.dropna(subset="air_start")
+        starts, ends = (known[name].dt.as_unit("ms").astype("int64") for name in ("air_start", "air_end"))
+        titles = map(sys.intern, known["title"])  # one text for all events of a recording
+        told = (known[name] for name in ("music_probability", "music_to_speech_db"))
+        yield from map(_Part, starts, ends, known["episode_id"], titles, *told)
 
 
-def _frame(rows: list[dict[str, Any]], zone: tzinfo) -> DataFrame:
+def _frame(rows: list[tuple[Any, ...]], zone: tzinfo) -> DataFrame:
     from pandas import DataFrame  # noqa: PLC0415
 
     frame = DataFrame(rows, columns=list(LOG_COLUMNS)).astype(

@@ -18,13 +18,13 @@ out, or none, hold nothing back:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from math import nan
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, or_, select
 from sqlalchemy.orm import aliased
 from tzlocal import get_localzone
 
@@ -82,6 +82,9 @@ _LEAST_GAP_S = 1.0
 
 _FEW = 1000
 """Up to so many episodes are looked up one by one, rather than all of them walked in the order of time."""
+
+FRAME_ROWS = 20_000
+"""Rows at a time of answers that may be larger than the memory."""
 
 STATES = ("new", "running", "done", "failed")
 
@@ -181,24 +184,7 @@ def segments(store: Store, **filters: Unpack[SpanFilters]) -> DataFrame:
     Raises:
         InputError: a filter is not known, or its value cannot be meant.
     """
-    _check(filters, SpanFilters)
-    columns = (
-        SegmentRow.segment_index,
-        SegmentRow.has_music,
-        SegmentRow.music_probability,
-        SegmentRow.music_to_speech_db,
-        SegmentRow.mixture_db,
-        SegmentRow.music_db,
-        SegmentRow.gap_ms,
-        SegmentRow.is_skipped,
-    )
-    query = _span_query(store, SegmentRow, columns, filters).order_by(SegmentRow.segment_index)
-    music = filters.get("music")
-    if music is not None:
-        query = query.where(SegmentRow.has_music if music else ~SegmentRow.has_music)
-    frame = _with_times(_fetch(store, query), filters)
-    frame["gap_s"] = frame["gap_ms"] / 1000
-    return frame[list(SEGMENT_COLUMNS)]
+    return _segment_frame(_fetch(store, _segment_query(store, filters)), filters)
 
 
 def events(store: Store, **filters: Unpack[SpanFilters]) -> DataFrame:
@@ -209,12 +195,28 @@ def events(store: Store, **filters: Unpack[SpanFilters]) -> DataFrame:
     Raises:
         InputError: a filter is not known, or its value cannot be meant.
     """
-    _check(filters, SpanFilters)
-    if filters.get("music") is False:
-        raise InputError("events are spans of music; ask segments for those without")
-    columns = (EventRow.event_index, EventRow.music_probability, EventRow.music_to_speech_db)
-    query = _span_query(store, EventRow, columns, filters).order_by(EventRow.event_index)
-    return _with_times(_fetch(store, query), filters)[list(EVENT_COLUMNS)]
+    return _event_frame(_fetch(store, _event_query(store, filters)), filters)
+
+
+def segment_frames(store: Store, **filters: Unpack[SpanFilters]) -> Iterator[DataFrame]:
+    """What `segments` answers, `FRAME_ROWS` rows at a time: one frame at least, all of one state of the
+    database, which is read on from as they are taken.
+
+    Raises:
+        InputError: a filter is not known, or its value cannot be meant.
+    """
+    query = _segment_query(store, filters)
+    return (_segment_frame(frame, filters) for frame in _fetch_frames(store, query))
+
+
+def event_frames(store: Store, **filters: Unpack[SpanFilters]) -> Iterator[DataFrame]:
+    """What `events` answers, as `segment_frames`.
+
+    Raises:
+        InputError: a filter is not known, or its value cannot be meant.
+    """
+    query = _event_query(store, filters)
+    return (_event_frame(frame, filters) for frame in _fetch_frames(store, query))
 
 
 class Recording(NamedTuple):
@@ -335,6 +337,33 @@ def _newest_run_conditions(state: str | None, tried_since: datetime | None) -> l
     return conditions
 
 
+def _segment_query(store: Store, filters: SpanFilters) -> Select[tuple[Any, ...]]:
+    _check(filters, SpanFilters)
+    columns = (
+        SegmentRow.segment_index,
+        SegmentRow.has_music,
+        SegmentRow.music_probability,
+        SegmentRow.music_to_speech_db,
+        SegmentRow.mixture_db,
+        SegmentRow.music_db,
+        SegmentRow.gap_ms,
+        SegmentRow.is_skipped,
+    )
+    query = _span_query(store, SegmentRow, columns, filters).order_by(SegmentRow.segment_index)
+    music = filters.get("music")
+    if music is not None:
+        query = query.where(SegmentRow.has_music if music else ~SegmentRow.has_music)
+    return query
+
+
+def _event_query(store: Store, filters: SpanFilters) -> Select[tuple[Any, ...]]:
+    _check(filters, SpanFilters)
+    if filters.get("music") is False:
+        raise InputError("events are spans of music; ask segments for those without")
+    columns = (EventRow.event_index, EventRow.music_probability, EventRow.music_to_speech_db)
+    return _span_query(store, EventRow, columns, filters).order_by(EventRow.event_index)
+
+
 def _span_query(
     store: Store, table: type[SegmentRow | EventRow], columns: tuple[Any, ...], filters: SpanFilters
 ) -> Select[tuple[Any, ...]]:
@@ -430,12 +459,35 @@ def _elapsed(moment: datetime) -> ElapsedMs:
 
 
 def _fetch(store: Store, query: Select[tuple[Any, ...]]) -> DataFrame:
-    from pandas import DataFrame  # noqa: PLC0415
-
     with store.reading() as connection:
         result = connection.execute(query)
-        frame = DataFrame.from_records([tuple(row) for row in result.all()], columns=list(result.keys()))
+        return _frame(result.all(), list(result.keys()))
+
+
+def _fetch_frames(store: Store, query: Select[tuple[Any, ...]]) -> Iterator[DataFrame]:
+    with store.reading() as connection:
+        result = connection.execute(query.execution_options(yield_per=FRAME_ROWS))
+        columns = list(result.keys())
+        parts = result.partitions()
+        yield _frame(next(parts, []), columns)
+        yield from (_frame(rows, columns) for rows in parts)
+
+
+def _frame(rows: Sequence[Row[tuple[Any, ...]]], columns: list[str]) -> DataFrame:
+    from pandas import DataFrame  # noqa: PLC0415
+
+    frame = DataFrame.from_records([tuple(row) for row in rows], columns=columns)
     return frame.astype({name: kind for name, kind in _TYPES.items() if name in frame})
+
+
+def _segment_frame(frame: DataFrame, filters: SpanFilters) -> DataFrame:
+    frame = _with_times(frame, filters)
+    frame["gap_s"] = frame["gap_ms"] / 1000
+    return frame[list(SEGMENT_COLUMNS)]
+
+
+def _event_frame(frame: DataFrame, filters: SpanFilters) -> DataFrame:
+    return _with_times(frame, filters)[list(EVENT_COLUMNS)]
 
 
 def _with_times(frame: DataFrame, filters: SpanFilters) -> DataFrame:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tracemalloc
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -218,6 +219,23 @@ def test_a_failed_recording_counts_on_the_day_that_it_may_have_gone_on_into(stor
     assert log.without_results == 1
     found = query.episodes(store, since=date(2026, 4, 1), tz=UTC)
     assert found["title"].tolist() == ["Film", "late.ts"], "bgm episodes tells which it is"
+
+
+@on_sqlite
+def test_a_year_of_many_channels_fits_into_the_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One channel at a time, and of its events what the log tells."""
+    monkeypatch.setattr("bgm_pipeline.query.FRAME_ROWS", 500)
+    for number in range(20):
+        music = [(3 * one, 3 * one + 1) for one in range(400)]
+        add(store, f"News {number}", music, at(1_200 * number), f"Channel {number % 4}", duration_s=1_200)
+    channel_log(store, HOLE_S, channel="Channel 0", tz=UTC)  # what is imported for it does not count
+    tracemalloc.start()
+    log = channel_log(store, HOLE_S, tz=UTC)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(log.rows) == 8_000
+    assert log.rows["titles"].iloc[[0, -1]].tolist() == ["News 0", "News 19"]
+    assert peak_bytes < 500 * len(log.rows)
 
 
 @on_sqlite
