@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,7 +73,11 @@ def episodes(
     from bgm_pipeline import query
 
     filters = _whose(channel, title, since, until, state, music, episode)
-    _answer(query.episodes, filters, limit, format, out)
+
+    def ask(store: Store, **asked: Any) -> Iterator[DataFrame]:
+        yield query.episodes(store, **asked)
+
+    _answer(ask, filters, limit, format, out)
 
 
 def segments(
@@ -96,7 +100,7 @@ def segments(
 
     filters = _whose(channel, title, since, until, state, music, episode)
     filters |= _how_loud(min_probability, min_level, max_level)
-    _answer(query.segments, filters, limit, format, out)
+    _answer(query.segment_frames, filters, limit, format, out)
 
 
 def events(
@@ -119,7 +123,7 @@ def events(
 
     filters = _whose(channel, title, since, until, state, music, episode)
     filters |= _how_loud(min_probability, min_level, max_level)
-    _answer(query.events, filters, limit, format, out)
+    _answer(query.event_frames, filters, limit, format, out)
 
 
 def labels(
@@ -293,7 +297,7 @@ def _how_loud(
 
 
 def _answer(
-    ask: Callable[..., DataFrame],
+    ask: Callable[..., Iterator[DataFrame]],
     filters: dict[str, Any],
     limit: int | None,
     form: Format | None,
@@ -304,10 +308,10 @@ def _answer(
     form = exports.format_of(form, out)
     most = {"table": TABLE_ROWS + 1, "xlsx": exports.SHEET_ROWS + 1}
     with _store() as store:
-        frame = ask(store, **filters, limit=most.get(form) if limit is None else limit)
-    if form == "table" and limit is None:
-        frame = readable(frame, "more with --limit, all with -o FILE.csv")
-    exports.write(frame, form, out)
+        frames = ask(store, **filters, limit=most.get(form) if limit is None else limit)
+        if form == "table" and limit is None:
+            frames = (readable(frame, "more with --limit, all with -o FILE.csv") for frame in frames)
+        exports.write_frames(frames, form, out)
 
 
 def readable(frame: DataFrame, cure: str) -> DataFrame:

@@ -9,12 +9,16 @@ import codecs
 import io
 import json
 import re
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, get_args
 
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.folders import replacing, writing
 from bgm_pipeline.timebase import format_clock, format_timecode, s_to_ms
 
 if TYPE_CHECKING:
@@ -48,24 +52,35 @@ def format_of(form: Format | None, out: Path | None) -> Format:
 def write(frame: DataFrame, form: Format, out: Path | None = None) -> None:
     """Write an answer to a file, or to standard output.
 
-    A file of CSV begins with a byte order mark; what goes to other programs through a pipe does not.
+    A file is there once it is whole; until then what was there stays. One of CSV begins with a byte order
+    mark; what goes to other programs through a pipe does not.
 
     Raises:
-        InputError: the file cannot be written, or the format is not for a terminal.
+        InputError: the file cannot be written, or the format is not for a terminal, or cannot hold it.
     """
+    write_frames(iter((frame,)), form, out)
+
+
+def write_frames(frames: Iterator[DataFrame], form: Format, out: Path | None = None) -> None:
+    """As `write`, an answer in parts, of which there is one at least. But for a table, no more than one part
+    is in the memory."""
     if out is not None:
-        # Without the mark Excel takes UTF-8 for the code page of its country.
-        mark = codecs.BOM_UTF8 if form == "csv" else b""
-        write_file(mark + render(frame, form), out)
+        with writing(out, _CURE), replacing(out) as file:
+            # Without the mark Excel takes UTF-8 for the code page of its country.
+            file.write(codecs.BOM_UTF8 if form == "csv" else b"")
+            _WRITERS[form](frames, file)
+    elif sys.stdout is None:
+        raise InputError("the standard output is closed; name a file: -o FILE")
     elif form in ("parquet", "xlsx") and sys.stdout.isatty():
         raise InputError(f"{form} is not for a terminal; name a file: -o FILE.{form}")
     elif form == "table":
         from rich.console import Console  # noqa: PLC0415
 
         is_terminal = sys.stdout.isatty()
-        _print(frame, Console(width=max(Console().width, _WIDTH)) if is_terminal else _unbroken(sys.stdout))
+        console = Console(width=max(Console().width, _WIDTH)) if is_terminal else _unbroken(sys.stdout)
+        _print(_joined(frames), console)
     else:
-        sys.stdout.buffer.write(render(frame, form))
+        _WRITERS[form](frames, sys.stdout.buffer)
         sys.stdout.flush()
 
 
@@ -75,10 +90,8 @@ def write_file(content: bytes, out: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    try:
-        out.write_bytes(content)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); name another file") from error
+    with writing(out, _CURE), replacing(out) as file:
+        file.write(content)
 
 
 def render(frame: DataFrame, form: Format) -> bytes:
@@ -94,48 +107,99 @@ def render(frame: DataFrame, form: Format) -> bytes:
     Raises:
         InputError: a workbook cannot hold so many rows.
     """
-    if form == "parquet":
-        return bytes(frame.to_parquet(index=False))
-    if form == "table":
-        text = io.StringIO()
-        _print(frame, _unbroken(text))
-        return text.getvalue().encode()
-    plain = _with_iso_moments(frame)
-    if form == "csv":
-        free = {name: plain[name].map(_for_spreadsheet, na_action="ignore") for name in _WORDS & {*plain}}
-        return plain.assign(**free).to_csv(index=False, lineterminator="\n").encode()
-    known = plain.astype(object).where(plain.notna(), None)
-    if form == "xlsx":
-        return _workbook(known)
-    dumped = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in known.to_dict("records"))
-    rows = (_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", row) for row in dumped)
-    return ("[\n" + ",\n".join(rows) + "\n]\n").encode()
+    content = io.BytesIO()
+    _WRITERS[form](iter((frame,)), content)
+    return content.getvalue()
 
 
-def _workbook(frame: DataFrame) -> bytes:
+def _write_table(frames: Iterator[DataFrame], file: BinaryIO) -> None:
+    text = io.StringIO()
+    _print(_joined(frames), _unbroken(text))
+    file.write(text.getvalue().encode())
+
+
+def _joined(frames: Iterator[DataFrame]) -> DataFrame:
+    from pandas import concat  # noqa: PLC0415
+
+    return concat(frames, ignore_index=True)
+
+
+def _write_parquet(frames: Iterator[DataFrame], file: BinaryIO) -> None:
+    from pyarrow import Table  # noqa: PLC0415
+    from pyarrow.parquet import ParquetWriter  # noqa: PLC0415
+
+    tables = (Table.from_pandas(frame, preserve_index=False) for frame in frames)
+    first = next(tables)
+    with ParquetWriter(file, first.schema) as writer:
+        for table in chain((first,), tables):
+            writer.write_table(table)
+
+
+def _write_csv(frames: Iterator[DataFrame], file: BinaryIO) -> None:
+    for number, frame in enumerate(map(_with_iso_moments, frames)):
+        free = {name: frame[name].map(_for_spreadsheet, na_action="ignore") for name in _WORDS & {*frame}}
+        rows = frame.assign(**free).to_csv(index=False, header=number == 0, lineterminator="\n")
+        file.write(rows.encode())
+
+
+def _write_json(frames: Iterator[DataFrame], file: BinaryIO) -> None:
+    before = "[\n"
+    for frame in map(_plain, frames):
+        dumped = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in frame.to_dict("records"))
+        rows = (_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", row) for row in dumped)
+        file.write((before + ",\n".join(rows)).encode())
+        before = ",\n"
+    file.write(b"\n]\n")
+
+
+def _write_workbook(frames: Iterator[DataFrame], file: BinaryIO) -> None:
     """One sheet whose first row names the columns, stays in sight and filters."""
     from xlsxwriter import Workbook  # noqa: PLC0415
 
-    if len(frame) > SHEET_ROWS:
-        raise InputError(
-            f"a workbook holds {SHEET_ROWS} rows, and these are more; ask for less, with --since and "
-            "--until, or for CSV or Parquet"
-        )
     # Left to itself XlsxWriter makes formulas and links of texts that look like them.
     options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
-    content = io.BytesIO()
-    with Workbook(content, options) as book:
+    # Its own file, since it calls whatever a pipe or a disk says a fault of its own.
+    with TemporaryFile() as made:
+        book = Workbook(made, options)
         sheet = book.add_worksheet("bgm")
         sheet.freeze_panes(1, 0)
-        sheet.autofilter(0, 0, len(frame), len(frame.columns) - 1)
-        for at, name in enumerate(frame):
-            longest = max((len(str(cell)) for cell in frame[name].head(_LOOKED_AT)), default=0)
+        plain = map(_plain, _fitting_a_sheet(frames))
+        first = next(plain)
+        for at, name in enumerate(first):
+            longest = max((len(str(cell)) for cell in first[name].head(_LOOKED_AT)), default=0)
             sheet.set_column(at, at, min(max(len(str(name)) + 3, longest + 1), _WIDEST))
-        sheet.write_row(0, 0, frame.columns)
-        for at, row in enumerate(frame.itertuples(index=False, name=None), 1):
-            sheet.write_row(at, 0, [_for_cell(cell) if isinstance(cell, str) else cell for cell in row])
-    return content.getvalue()
+        sheet.write_row(0, 0, first.columns)
+        last = 0
+        rows = (frame.itertuples(index=False, name=None) for frame in chain((first,), plain))
+        for last, row in enumerate(chain.from_iterable(rows), 1):
+            sheet.write_row(last, 0, [_for_cell(cell) if isinstance(cell, str) else cell for cell in row])
+        sheet.autofilter(0, 0, last, len(first.columns) - 1)
+        book.close()
+        made.seek(0)
+        shutil.copyfileobj(made, file)
 
+
+def _fitting_a_sheet(frames: Iterator[DataFrame]) -> Iterator[DataFrame]:
+    rows = 0
+    for frame in frames:
+        rows += len(frame)
+        if rows > SHEET_ROWS:
+            raise InputError(
+                f"a workbook holds {SHEET_ROWS} rows, and these are more; ask for less, with --since and "
+                "--until, or for CSV or Parquet"
+            )
+        yield frame
+
+
+_WRITERS: dict[Format, Callable[[Iterator[DataFrame], BinaryIO], None]] = {
+    "table": _write_table,
+    "csv": _write_csv,
+    "xlsx": _write_workbook,
+    "json": _write_json,
+    "parquet": _write_parquet,
+}
+
+_CURE = "name another file"
 
 SHEET_ROWS = 2**20 - 1
 """Rows of a workbook, below the one that names the columns; Excel opens no more."""
@@ -190,6 +254,12 @@ def labels(store: Store, episode_id: int, form: LabelFormat) -> str:
 def _label(music_probability: float, music_to_speech_db: float) -> str:
     parts = ["music", _percent(music_probability), _db(music_to_speech_db)]
     return " ".join(part for part in parts if part)
+
+
+def _plain(frame: DataFrame) -> DataFrame:
+    """With values of Python's own alone, and None for what is not known."""
+    plain = _with_iso_moments(frame)
+    return plain.astype(object).where(plain.notna(), None)
 
 
 def _with_iso_moments(frame: DataFrame) -> DataFrame:

@@ -165,6 +165,28 @@ def test_what_is_no_text_goes_down_a_pipe_but_not_to_a_terminal(
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize("form", ["csv", "json", "xlsx", "parquet"])
+def test_who_reads_no_further_or_not_at_all_gets_no_traceback(bgm: Bgm, form: str) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [*BGM, "segments", "--format", form]
+    piped = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert piped.stderr == ""
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert closed.stderr == "bgm: the standard output is closed; name a file: -o FILE\n"
+    assert closed.returncode == 1
+
+
+def test_a_long_answer_is_read_and_written_in_parts(bgm: Bgm, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {name: bgm(name, "--format", "csv").stdout for name in ("segments", "events")}
+    monkeypatch.setattr("bgm_pipeline.query.FRAME_ROWS", 2)
+    assert {name: bgm(name, "--format", "csv").stdout for name in ("segments", "events")} == expected
+    assert bgm("segments", "--limit", "5").stdout.endswith("5 rows\n")
+
+
 def test_labels(bgm: Bgm, tmp_path: Path) -> None:
     assert bgm("labels", "1").stdout.startswith("0.000000\t12.000000\tmusic 80 %")
     path = tmp_path / "music.vtt"

@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import resource
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
+from weakref import ref
 
 import pandas as pd
 import pytest
@@ -13,7 +16,7 @@ from openpyxl import load_workbook
 from store.samples import ON_AIR, add_episode, add_programme, identity
 
 from bgm_pipeline import exports, query
-from bgm_pipeline.errors import InputError
+from bgm_pipeline.errors import InputError, StoreError
 from bgm_pipeline.exports import Format
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
@@ -109,6 +112,82 @@ def test_a_csv_file_is_marked_as_utf_8_for_spreadsheets_and_a_pipe_is_not(
     assert path.read_bytes().decode("utf-8-sig").encode() == capfdbinary.readouterr().out
     exports.write(found, "json", path)
     assert len(json.loads(path.read_bytes())) == 4
+
+
+FILES = get_args(Format)[1:]
+
+
+def parts_of(frame: pd.DataFrame, rows: int = 1) -> Iterator[pd.DataFrame]:
+    return (frame.iloc[at : at + rows] for at in range(0, len(frame), rows))
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_an_answer_in_parts_is_the_same_answer(filled: Store, tmp_path: Path, form: Format) -> None:
+    """Also where what nothing is known for comes first."""
+    asked = query.segments(filled, tz=UTC).iloc[::-1]
+    whole, in_parts = tmp_path / f"whole.{form}", tmp_path / f"parts.{form}"
+    exports.write(asked, form, whole)
+    exports.write_frames(parts_of(asked), form, in_parts)
+    if form in ("csv", "json"):
+        assert in_parts.read_bytes() == whole.read_bytes()
+    else:
+        read = pd.read_parquet if form == "parquet" else pd.read_excel
+        pd.testing.assert_frame_equal(read(in_parts), read(whole))
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_no_more_than_a_part_of_an_answer_is_in_the_memory(
+    filled: Store, tmp_path: Path, form: Format
+) -> None:
+    given: list[ref[pd.DataFrame]] = []
+    most = 0
+
+    def frames() -> Iterator[pd.DataFrame]:
+        nonlocal most
+        for frame in parts_of(pd.concat([query.segments(filled, tz=UTC)] * 5)):
+            yield frame
+            given.append(ref(frame))
+            most = max(most, sum(one() is not None for one in given))
+
+    exports.write_frames(frames(), form, tmp_path / f"segments.{form}")
+    assert len(given) == 20 and most <= 3
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_an_answer_that_breaks_off_leaves_the_file_that_was_there(
+    filled: Store, tmp_path: Path, form: Format
+) -> None:
+    """The disk is full, or the database gone, when half of it is written."""
+    path = tmp_path / f"segments.{form}"
+    path.write_text("of yesterday")
+    asked = query.segments(filled, tz=UTC)
+
+    def breaking() -> Iterator[pd.DataFrame]:
+        yield asked
+        raise StoreError("the server is gone")
+
+    with pytest.raises(StoreError, match="the server is gone"):
+        exports.write_frames(breaking(), form, path)
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, former[1]))
+    try:
+        with pytest.raises(InputError, match=r"segments\.\w+: cannot be written \(File too large\)"):
+            exports.write(pd.concat([asked] * 50), form, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert path.read_text() == "of yesterday"
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith("segments")] == [path.name]
+
+
+def test_what_is_no_file_is_written_to_as_it_is(filled: Store, tmp_path: Path) -> None:
+    found = query.segments(filled, tz=UTC)
+    with pytest.raises(InputError, match=r"/dev/full: cannot be written \(No space left on device\)"):
+        exports.write(found, "csv", Path("/dev/full"))
+    link, there = tmp_path / "link.json", tmp_path / "there.json"
+    there.write_text("")
+    link.symlink_to(there)
+    exports.write(found, "json", link)
+    assert link.is_symlink() and len(json.loads(there.read_bytes())) == 4
 
 
 def test_a_workbook_is_read_back_as_it_was(filled: Store, tmp_path: Path) -> None:

@@ -339,3 +339,25 @@ def test_rare_and_common_rows_are_answered_alike(
     monkeypatch.setattr(query, "_FEW", few)
     found = query.segments(year, **filters)
     assert found.to_dict("records") == expected.to_dict("records")
+
+
+def test_answers_in_parts_are_the_same_and_of_one_state_of_the_database(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_programme(store, "1.ts", (None, 1.0, None, 2.0, None), "One", NEWS)
+    add_programme(store, "2.ts", (1.0, None), "One", QUIZ, ON_AIR)
+    monkeypatch.setattr(query, "FRAME_ROWS", 3)
+    for whole, parts in ((query.segments, query.segment_frames), (query.events, query.event_frames)):
+        expected = whole(store, tz=UTC)
+        found = list(parts(store, tz=UTC))
+        assert [len(frame) for frame in found] == ([3, 3, 1] if whole is query.segments else [3])
+        pd.testing.assert_frame_equal(pd.concat(found, ignore_index=True), expected)
+        (nothing,) = parts(store, channel="none")
+        pd.testing.assert_frame_equal(nothing, whole(store, channel="none"))
+        with pytest.raises(InputError, match="no such state"):
+            parts(store, state="gone")
+    begun = query.segment_frames(store, tz=UTC)
+    first = next(begun)
+    store.drop_episode(1)
+    assert sum(map(len, begun)) + len(first) == 7
+    assert len(query.segments(store)) == 2
