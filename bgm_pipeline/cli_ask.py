@@ -196,7 +196,7 @@ def drop_old(
 
     settings = load_settings()
     kept = timedelta(days=settings.night.old_runs_kept_days if days is None else days)
-    with open_store(settings) as store:
+    with open_store(settings, make=False) as store:
         for run_id in store.drop_old_runs(datetime.now(UTC) - kept):
             typer.echo(f"dropped run {run_id}")
 
@@ -247,7 +247,7 @@ def _store() -> Store:
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.store.session import open_store
 
-    return open_store(load_settings())
+    return open_store(load_settings(), make=False)
 
 
 def _whose(

@@ -38,5 +38,5 @@ def timeline(
     from bgm_pipeline.store.session import open_store
 
     settings = load_settings()
-    with open_store(settings) as store:
+    with open_store(settings, make=False) as store:
         draw(timeline_of(store, episode, settings), out)

@@ -33,7 +33,7 @@ def log(
 
     form = exports.format_of(format, out)
     settings, asked = load_settings(), when(since, until)
-    with open_store(settings) as store:
+    with open_store(settings, make=False) as store:
         found = channel_log(store, settings.detection.min_duration_off_s, channel=channel, **asked)
     rows = readable(found.rows, "all with -o FILE.csv") if form == "table" else found.rows
     exports.write(rows, form, out)

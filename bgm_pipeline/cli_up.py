@@ -99,9 +99,9 @@ def status(
     zone = settings.inbox.zone
     since = (datetime.now(UTC) - timedelta(hours=hours)).astimezone(zone)
     url = use_server(settings)
-    from flows.operate import status as status_of
+    with open_store(settings, make=False) as store:
+        from flows.operate import status as status_of
 
-    with open_store(settings) as store:
         found = status_of(store, url, since)
     typer.echo(json.dumps(found.to_record(), indent=1) if format == "json" else found.to_text())
     if not found.is_well:
@@ -130,10 +130,10 @@ def rerun(
         )
     settings = load_settings()
     url = use_server(settings)
-    from flows.operate import failed_episodes
-    from flows.operate import rerun as run_again
+    with open_store(settings, make=False) as store:
+        from flows.operate import failed_episodes
+        from flows.operate import rerun as run_again
 
-    with open_store(settings) as store:
         numbers = episodes or []
         if not episodes:
             zone = settings.inbox.zone
@@ -162,9 +162,9 @@ def reprocess(
         raise InputError("name episodes, or write --channel, --since, --until or --all")
     settings = load_settings(model=model)
     url = use_server(settings)
-    from flows.operate import reprocess as make_anew
+    with open_store(settings, make=False) as store:
+        from flows.operate import reprocess as make_anew
 
-    with open_store(settings) as store:
         numbers = episodes or []
         if not episodes:
             zone = settings.inbox.zone

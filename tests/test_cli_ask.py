@@ -319,6 +319,41 @@ def test_store_drop_asks_and_drops_what_was_named(
     assert sorted(left()) == [3, 4]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("episodes", "segments", "events --format csv", "log", "labels 1", "stem 1 0 1 -o x.wav"),
+        *("timeline 1 -o x.png", "store check", "store drop 1 --yes", "store drop-old"),
+    ],
+)
+def test_a_question_to_the_wrong_place_makes_no_database(
+    bgm: Bgm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The clerk's shell has not the settings of the service."""
+    monkeypatch.setenv("BGM_DATA_DIR", str(tmp_path / "data"))
+    result = bgm(*command.split())
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert str(result.exception) == (
+        f"database {tmp_path}/data/bgm.sqlite is not there yet; see that BGM_DATA_DIR or BGM_DATABASE_URL is "
+        "right (the first bgm process or bgm nightly makes it)"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "rerun 1", "reprocess 1"])
+def test_an_operator_who_asks_the_wrong_place_makes_no_database_either(
+    bgm: Bgm, tmp_path: Path, command: str
+) -> None:
+    data = tmp_path / "data"
+    environment = os.environ | {"BGM_DATA_DIR": str(data), "PREFECT_API_URL": "http://127.0.0.1:1/api"}
+    done = subprocess.run(
+        [*BGM, *command.split()], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stderr.startswith(f"bgm: database {data}/bgm.sqlite is not there yet; see that BGM_DATA_DIR")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert not data.exists()
+
+
 def test_db_upgrade_makes_the_tables(bgm: Bgm, pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BGM_DATABASE_URL", pg_url)
     result = bgm("episodes")
