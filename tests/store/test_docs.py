@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,27 @@ def test_there_is_something_to_prove() -> None:
 def test_every_sql_example_finds_something(filled: Store, statement: str) -> None:
     with filled.reading() as connection:
         assert len(connection.execute(text(statement)).all()) >= 1
+
+
+@pytest.mark.parametrize("store_settings", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
+def test_every_sql_example_means_the_same_whatever_zone_the_session_is_in(filled: Store, zone: str) -> None:
+    with filled.reading() as connection:
+        connection.execute(text("SET TIME ZONE 'UTC'"))
+        expected = [len(connection.execute(text(one)).all()) for one in SQL if "air_date" not in one]
+        connection.execute(text(f"SET TIME ZONE '{zone}'"))
+        found = [len(connection.execute(text(one)).all()) for one in SQL if "air_date" not in one]
+    assert found == expected
+
+
+def test_an_example_for_a_night_has_what_begins_with_it_and_not_what_begins_at_its_end(
+    store: Store,
+) -> None:
+    begin = datetime(2026, 3, 31, 18, tzinfo=UTC)
+    for hours, title in ((0, "first"), (6, "next night's")):
+        add_programme(store, f"{hours}.ts", (-12.0,), "One", title, begin + timedelta(hours=hours))
+    with store.reading() as connection:
+        assert [row.title for row in connection.execute(text(SQL[0]))] == ["first"]
 
 
 @on_sqlite
