@@ -179,8 +179,14 @@ def test_a_night_of_hostile_names_prints_lines_that_steer_no_terminal(
     assert not list(tmp_path.rglob("pwned"))
 
 
-def test_an_error_is_one_line_whatever_is_in_it(bgm: Callable[..., CompletedProcess[str]]) -> None:
-    done = bgm("labels", 1, BGM_DATA_DIR="/dev/null/\x1b[31m\nx")
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [(("db", "upgrade"), ": its folder cannot be made"), (("labels", 1), " is not there yet")],
+)
+def test_an_error_is_one_line_whatever_is_in_it(
+    bgm: Callable[..., CompletedProcess[str]], command: tuple[object, ...], complaint: str
+) -> None:
+    done = bgm(*command, BGM_DATA_DIR="/dev/null/\x1b[31m\nx")
     said = done.stdout + done.stderr
-    assert said.startswith("bgm: database /dev/null/\\x1b[31m\\nx/bgm.sqlite: its folder cannot be made")
+    assert said.startswith(f"bgm: database /dev/null/\\x1b[31m\\nx/bgm.sqlite{complaint}")
     assert said.removesuffix("\n").isprintable()
