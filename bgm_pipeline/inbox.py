@@ -38,6 +38,13 @@ class FoundFile:
     """Its path below the inbox, with forward slashes."""
     episode: Episode
     audio_streams: tuple[int, ...] = ()
+    look: tuple[int, int] | None = None
+    """Size in bytes and time of the last change in ns, as the scan found them; None where nobody looked."""
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether other bytes than those that were looked at seem to lie there; not where none do."""
+        return self.look is not None and _look(self.episode.path) not in (None, self.look)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,8 @@ def scan_inbox(folder: Path, settings: InboxSettings, sleep: Callable[[float], N
         raise InputError(f"{shown(folder)}: no such folder; make it, or name the one where files arrive")
     errors: list[str] = []
     names = sorted(_file_names(folder, errors))
-    waiting = _find_waiting(folder, names, settings, sleep)
+    looks = {name: _look(folder / name) for name in names if _is_media(name)}
+    waiting = _find_waiting(folder, names, looks, settings, sleep)
     by_file, tables = _read_tables(folder, names, zone)
     errors += [error for table in tables for error in table.errors]
     notes = [note for table in tables for note in table.notes]
@@ -80,7 +88,7 @@ def scan_inbox(folder: Path, settings: InboxSettings, sleep: Callable[[float], N
         if told.note:
             notes.append(f"{shown(name)}: {told.note}")
         episode = Episode(folder / name, told.channel, told.title, told.air_start)
-        ready.append(FoundFile(name, episode, told.audio_streams))
+        ready.append(FoundFile(name, episode, told.audio_streams, looks[name]))
     ready.sort(key=_air_order)
     if timeless := [found.file for found in ready if found.episode.air_start is None]:
         others = f" and {len(timeless) - 1} more" if len(timeless) > 1 else ""
@@ -121,7 +129,11 @@ def _whole_name(name: str) -> str:
 
 
 def _find_waiting(
-    folder: Path, names: list[str], settings: InboxSettings, sleep: Callable[[float], None]
+    folder: Path,
+    names: list[str],
+    looks: dict[str, tuple[int, int] | None],
+    settings: InboxSettings,
+    sleep: Callable[[float], None],
 ) -> dict[str, str]:
     """Files that are not whole yet, each with the reason."""
     reasons = {}
@@ -130,7 +142,7 @@ def _find_waiting(
             reasons[name] = "not whole yet, as its name says"
             reasons[whole] = f"{shown(PurePosixPath(name).name)} lies beside it"
     reasons = {name: reasons[name] for name in names if name in reasons}
-    first = {name: _look(folder / name) for name in names if _is_media(name) and name not in reasons}
+    first = {name: look for name, look in looks.items() if name not in reasons}
     for name, look in first.items():
         # A time that lies far ahead is another clock's and says nothing; one just ahead is as good as now.
         if look is not None and abs(time.time() - look[1] / 1e9) < settings.settle_s:

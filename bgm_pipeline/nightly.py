@@ -64,8 +64,12 @@ def run_nightly(
     for row in rows:
         tell(row)
     for found in plan.due:
-        rows.append(handle(found) if handle else process_found(found, store, networks, settings))
-        tell(rows[-1])
+        if found.has_changed:  # while others were seen to: what was told may be of another recording
+            row = changed_row(found)
+        else:
+            row = handle(found) if handle else process_found(found, store, networks, settings)
+        rows.append(row)
+        tell(row)
     return NightReport(tuple(rows), plan.errors, plan.notes)
 
 
@@ -125,6 +129,11 @@ def process_found(
         return done_row(found, done, store)
 
     return guarded(found, work)
+
+
+def changed_row(found: FoundFile) -> NightRow:
+    """The row of a file that is not the one any more that was looked at."""
+    return NightRow(found.file, "waiting", "changed since it was looked at; the next night takes it")
 
 
 def done_row(found: FoundFile, done: Processed, store: Store) -> NightRow:

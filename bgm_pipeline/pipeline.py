@@ -27,11 +27,11 @@ from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import check_readable, probe, select_audio, sha256_of
 from bgm_pipeline.models import registry
 from bgm_pipeline.overlap import read_ahead, write_behind
+from bgm_pipeline.registration import register
 from bgm_pipeline.segments import Chunk, EstimatedChunk, SeparatedSegment, cut_chunks, overlap_add
 from bgm_pipeline.separation import Separator
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
-from bgm_pipeline.store.rows import kept_path
 from bgm_pipeline.store.stems import StemWriter
 from bgm_pipeline.timebase import SAMPLE_RATE, s_to_samples, samples_to_s
 from bgm_pipeline.types import Block, Episode, ExtractionReport, RunIdentity, RunResult
@@ -154,19 +154,6 @@ def reuse_run(store: Store, episode_id: int, identity: RunIdentity, show: bool =
     return run_id if store.make_current(episode_id, run_id) else None
 
 
-def is_copy(path: Path, source_sha256: str, store: Store) -> bool:
-    """Whether another file with these bytes was seen first, and is still there."""
-    known = store.path_of(source_sha256)
-    if known is None or str(known) == kept_path(path):
-        return False
-    try:
-        is_another = known.resolve() != path.resolve() and known.stat().st_size == path.stat().st_size
-        # A recorder may have put another programme in its place meanwhile.
-        return is_another and sha256_of(known) == source_sha256
-    except (OSError, MediaError):
-        return False
-
-
 def process_episode(
     episode: Episode,
     store: Store,
@@ -179,6 +166,7 @@ def process_episode(
     show: bool = True,
     is_news: bool = True,
     is_of_inbox: bool = False,
+    meant_sha256: str | None = None,
     flow_run_url: str | None = None,
     progress: Progress = lambda stage, done_s, total_s: None,
 ) -> Processed:
@@ -195,9 +183,12 @@ def process_episode(
         is_news: False where what `episode` tells may be older than what is known, and only fills gaps.
         is_of_inbox: it is one of many files that are looked at again and again: of two with the same bytes
             the one that was seen first counts, as long as it is there.
+        meant_sha256: of the bytes that `episode` was told of, where others may lie there by now; these have
+            to be the same broadcast, as `registration.refuse_another` tells.
         flow_run_url: a link to the flow run that this belongs to, kept with the run.
 
     Raises:
+        InputError: another recording than was meant lies there; it is not registered.
         MediaError: the file cannot be read, or changed meanwhile.
         StoreError: the store cannot be used, or the episode is being processed by another process.
     """
@@ -217,12 +208,15 @@ def process_episode(
         store.fail_unread(path, identity_of, str(error), flow_run_url)
         raise
     identity = identity_of(source_sha256)
-    episode_id = store.register_episode(
+    episode_id = register(
         episode,
         source_sha256,
         size_bytes,
+        store,
+        settings.inbox,
         is_news=is_news,
-        is_copy=is_of_inbox and is_copy(path, source_sha256, store),
+        is_of_inbox=is_of_inbox,
+        meant_sha256=meant_sha256,
     )
     if not force and (done := reuse_run(store, episode_id, identity, show)) is not None:
         return Processed(episode_id, done, is_new=False)

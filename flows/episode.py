@@ -78,6 +78,7 @@ def process(
     air_start: str | None,
     audio_streams: list[int],
     changes: dict[str, Any],
+    source_sha256: str | None,
     made_with: str,
     is_news: bool = False,
 ) -> dict[str, Any]:
@@ -104,6 +105,7 @@ def process(
             show=bool(changes),
             is_news=is_news,
             is_of_inbox=True,
+            meant_sha256=source_sha256,
             flow_run_url=runtime.flow_run.ui_url,
             progress=progress,
         )
@@ -141,18 +143,22 @@ def process_episode_flow(
     air_start: str | None = None,
     audio_streams: tuple[int, ...] = (),
     changes: dict[str, Any] | None = None,
+    source_sha256: str | None = None,
 ) -> str | State[str]:
     """Finds, separates and stores the music of one file.
 
     Args:
         air_start: ISO 8601 with its offset.
         changes: settings that differ from the worker's own, such as {"detection": {"onset": 0.7}}.
+        source_sha256: of the bytes that all this was told of: a recorder may use a name again. None in flow
+            runs of an earlier version: these take whatever lies there.
     """
     try:
         changes = changes or {}
         settings = load_settings(**changes)
         streams = list(audio_streams)
-        given = (path, channel, title, air_start, streams, changes, made_with(path, settings))
+        told = (path, channel, title, air_start, streams, changes, source_sha256)
+        given = (*told, made_with(path, settings))
         state = process(*given, return_state=True)
         if state.name == "Cached" and not has_results(state.result(), settings, streams):
             state = process.with_options(refresh_cache=True)(*given, return_state=True)

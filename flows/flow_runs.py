@@ -68,7 +68,8 @@ def see_failures(client: SyncPrefectClient, store: Store, since: datetime | None
             url = f"{PREFECT_UI_URL.value()}/flow-runs/flow-run/{run.id}"
             streams = tuple(run.parameters.get("audio_streams") or ())
             path, failed_at = run.parameters["path"], run.state.timestamp
-            failed.append(FailedFlowRun(path, failed_at, reason, str(run.id), url, streams))
+            meant = run.parameters.get("source_sha256")
+            failed.append(FailedFlowRun(path, failed_at, reason, str(run.id), url, streams, meant))
     if failed:
         note_failures(store, failed)
 

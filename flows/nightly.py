@@ -18,8 +18,9 @@ from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import check_readable, sha256_of
 from bgm_pipeline.night_report import NightReport, NightRow, guarded
-from bgm_pipeline.nightly import done_row, run_nightly
-from bgm_pipeline.pipeline import Networks, Processed, is_copy, reuse_run, run_identity
+from bgm_pipeline.nightly import changed_row, done_row, run_nightly
+from bgm_pipeline.pipeline import Networks, Processed, reuse_run, run_identity
+from bgm_pipeline.registration import register
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
 from bgm_pipeline.store.session import open_store
@@ -93,14 +94,15 @@ def start(
     size_bytes = check_readable(path)
     source_sha256 = sha256_of(path)
     check(source_sha256)
+    if found.has_changed:
+        return changed_row(found)
     identity = run_identity(source_sha256, networks, settings, found.audio_streams)
-    episode_id = store.register_episode(
-        found.episode, source_sha256, size_bytes, is_copy=is_copy(path, source_sha256, store)
-    )
+    episode_id = register(found.episode, source_sha256, size_bytes, store, settings.inbox)
     if (run_id := reuse_run(store, episode_id, identity, show=bool(changes))) is not None:
         return done_row(found, Processed(episode_id, run_id, is_new=False), store)
     key = (source_sha256, identity.model_sha256, identity.settings_sha256, identity.code_version)
-    flow_run = _flow_run(deployment, parameters_of(found, changes), shown(found.file), " ".join(key))
+    parameters = parameters_of(found, changes, source_sha256)
+    flow_run = _flow_run(deployment, parameters, shown(found.file), " ".join(key))
     state = flow_run.state
     if state is not None and state.is_final():
         if not (again or state.is_completed()):
@@ -158,8 +160,13 @@ def count_backlog(deployment: str) -> int:
         return int(response.json())
 
 
-def parameters_of(found: FoundFile, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+def parameters_of(
+    found: FoundFile, changes: dict[str, Any] | None = None, source_sha256: str | None = None
+) -> dict[str, Any]:
     """The parameters of the episode's flow, as JSON knows them.
+
+    Args:
+        source_sha256: of the bytes that lie there; None where nobody has read them yet.
 
     Raises:
         InputError: the file's name is not UTF-8, as JSON has to be.
@@ -177,6 +184,7 @@ def parameters_of(found: FoundFile, changes: dict[str, Any] | None = None) -> di
         "air_start": episode.air_start.isoformat() if episode.air_start else None,
         "audio_streams": list(found.audio_streams),
         "changes": changes or {},
+        "source_sha256": source_sha256,
     }
 
 

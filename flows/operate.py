@@ -19,12 +19,12 @@ from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 
 from bgm_pipeline import query
-from bgm_pipeline.errors import InputError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import probe, select_audio
 from bgm_pipeline.morning import Morning, morning_of
 from bgm_pipeline.night_report import NightRow, guarded
+from bgm_pipeline.registration import another_lies_there, refuse_another
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.attempts import Attempt, newest_attempts
 from bgm_pipeline.store.repository import Store
@@ -120,6 +120,9 @@ def rerun(store: Store, settings: Settings, api_url: str, episode_ids: Sequence[
             elif flow_run.state_type not in TERMINAL_STATES:
                 what = f"flow run {flow_run.name} is {flow_run.state_name}"
                 yield NightRow(file, "busy", what, attempt.episode_id)
+            elif "source_sha256" not in flow_run.parameters:
+                # Of an earlier version: it does not look itself whose bytes lie there.
+                yield _start(attempt, store, settings, {})
             else:
                 retry(client, flow_run)
                 yield NightRow(file, "started", f"flow run {flow_run.name}", attempt.episode_id)
@@ -150,11 +153,11 @@ def _start(attempt: Attempt, store: Store, settings: Settings, changes: dict[str
 
     def check(source_sha256: str) -> None:
         """What failed may have been mended, but no other recording may get this one's title and air time."""
-        if source_sha256 == attempt.source_sha256:
-            return
-        if attempt.has_results or store.path_of(source_sha256) is not None:
-            path = shown(attempt.episode.path)
-            raise InputError(f"{path}: another recording lies there now; put the former one back")
+        if source_sha256 != attempt.source_sha256 and (
+            attempt.has_results or store.episode_of(source_sha256) is not None
+        ):
+            raise another_lies_there(attempt.episode.path)
+        refuse_another(attempt.episode, source_sha256, attempt.source_sha256, settings.inbox)
 
     def begin() -> NightRow:
         chosen = found

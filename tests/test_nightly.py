@@ -159,6 +159,27 @@ def test_of_two_files_with_the_same_bytes_the_one_seen_first_counts_as_long_as_i
     assert set(query.episodes(store)["channel"]) == {"EINS", "ZWEI"}
 
 
+def test_a_file_that_is_recorded_over_in_the_night_waits_and_gets_no_other_ones_title(
+    inbox: Path, store: Store, networks: Networks, config: Settings, night: Callable[[], NightReport]
+) -> None:
+    record(inbox / "a.wav", seed=1)
+    path, table = record(inbox / "rec_0001.wav", seed=2), inbox / "rec_0001.csv"
+    table.write_text("title,air_start\nLast week,2026-03-24 20:15\n")
+    (inbox / "a.csv").write_text("air_start\n2026-03-24 19:00\n")
+
+    def handle(found: FoundFile) -> NightRow:
+        record(path, 4, seed=3)
+        return process_found(found, store, networks, config)
+
+    report = run_nightly(inbox, store, networks, config, handle=handle)
+    assert outcomes(report) == {"a.wav": "new", "rec_0001.wav": "waiting"}
+    assert report.rows[1].reason == "changed since it was looked at; the next night takes it"
+    assert not report.has_failed
+    table.write_text("title,air_start\nThis week,2026-03-31 20:15\n")
+    assert outcomes(night()) == {"a.wav": "known", "rec_0001.wav": "new"}
+    assert set(query.episodes(store)["title"]) == {"a", "This week"}
+
+
 def test_a_night_gives_the_same_rows_as_each_file_alone(
     inbox: Path, store: Store, networks: Networks, config: Settings, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from bgm_pipeline.store.functions import Clock
@@ -36,15 +36,22 @@ def make_current(session: Session, run_id: int, episode_id: int) -> None:
 
 
 def drop_replaced(session: Session, episode_id: int) -> None:
-    """Removes episodes of no use whose file was where this one's is."""
-    path = select(EpisodeRow.path).where(EpisodeRow.id == episode_id).scalar_subquery()
+    """Removes episodes of no use whose file was where this one's is, but for those of another air time: they
+    were lost, and somebody may look for them."""
+    path, air_start = (
+        select(column).where(EpisodeRow.id == episode_id).scalar_subquery()
+        for column in (EpisodeRow.path, EpisodeRow.air_start)
+    )
+    may_be_the_same = or_(EpisodeRow.air_start.is_(None), EpisodeRow.air_start == air_start)
     is_of_use = (
         select(RunRow.id)
         .where(RunRow.episode_id == EpisodeRow.id, RunRow.state.in_(("done", "running")))
         .exists()
     )
     session.execute(
-        delete(EpisodeRow).where(EpisodeRow.path == path, EpisodeRow.id != episode_id, ~is_of_use)
+        delete(EpisodeRow).where(
+            EpisodeRow.path == path, may_be_the_same, EpisodeRow.id != episode_id, ~is_of_use
+        )
     )
 
 

@@ -28,6 +28,8 @@ class FailedFlowRun:
     """Holds the id."""
     audio_streams: tuple[int, ...]
     """That were asked for; empty for the default rule."""
+    source_sha256: str | None = None
+    """Of the bytes that were meant; None where it was not told: then the file counts that lay there last."""
 
 
 @outlasting_restarts
@@ -35,7 +37,7 @@ def note_failures(store: Store, failed: Iterable[FailedFlowRun]) -> None:
     """Note flow runs that failed before they began a run, as failed runs of the moment when they did.
 
     Left out are those whose run is good, or tells of the failure itself, those whose episode was begun anew
-    since, and those whose file was never registered or is another one now.
+    since, and those whose file was never registered, or, where nobody knows its bytes, is another one now.
 
     Raises:
         StoreError: the database cannot be written.
@@ -44,7 +46,11 @@ def note_failures(store: Store, failed: Iterable[FailedFlowRun]) -> None:
         for one in failed:
             episode = session.execute(
                 select(EpisodeRow.id, EpisodeRow.source_sha256, EpisodeRow.registered_at)
-                .where(EpisodeRow.path == plain_text(one.path))
+                .where(
+                    EpisodeRow.source_sha256 == one.source_sha256
+                    if one.source_sha256
+                    else EpisodeRow.path == plain_text(one.path)
+                )
                 .order_by(EpisodeRow.id.desc())
                 .limit(1)
                 .with_for_update()

@@ -139,11 +139,15 @@ class Store:
         return episode_id
 
     @outlasting_restarts
-    def path_of(self, source_sha256: str) -> Path | None:
-        """Where the file with these bytes lay when it was last seen; none if it was not."""
+    def episode_of(self, source_sha256: str) -> Episode | None:
+        """What is known of the file with these bytes, and where it lay when it was last seen; none if it was
+        not."""
+        columns = EpisodeRow.path, EpisodeRow.channel, EpisodeRow.title, EpisodeRow.air_start
         with self.reading() as connection:
-            path = connection.scalar(select(EpisodeRow.path).where(EpisodeRow.source_sha256 == source_sha256))
-        return None if path is None else Path(path)
+            row = connection.execute(
+                select(*columns).where(EpisodeRow.source_sha256 == source_sha256)
+            ).one_or_none()
+        return None if row is None else Episode(Path(row.path), row.channel, row.title, row.air_start)
 
     @outlasting_restarts
     def find_done_run(self, episode_id: int, identity: RunIdentity) -> int | None:
@@ -260,8 +264,8 @@ class Store:
     def finish_run(self, run_id: int, result: RunResult) -> None:
         """Make all results of a run visible, in one transaction, in place of those of an equal run.
 
-        An episode without results whose file was where this one's is now is gone: its file was mended, and
-        nobody shall look for what is wrong with it.
+        An episode without results whose file was where this one's is now is gone, unless it was on air at
+        another time: its file was mended, and nobody shall look for what is wrong with it.
 
         Raises:
             StoreError: the run is not in progress (any more).

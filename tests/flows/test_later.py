@@ -9,19 +9,22 @@ import pytest
 from nights import record
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.flow_engine import load_flow_and_flow_run, run_flow
-from prefect.states import Scheduled
+from prefect.states import Failed, Scheduled
 from sqlalchemy import select, update
 
 from bgm_pipeline import query
 from bgm_pipeline.errors import StoreError
+from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.pipeline import process_episode
 from bgm_pipeline.settings import DetectionSettings, Settings, load_settings
 from bgm_pipeline.store.orm import RunRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.types import Episode
 from flows.episode import load_networks
-from flows.nightly import nightly_flow
-from flows.operate import reprocess, rerun
+from flows.nightly import DEPLOYMENT, nightly_flow, parameters_of
+from flows.operate import failed_episodes, reprocess, rerun
+
+CURE = "put the former one back, or leave this one to the next night"
 
 
 def night() -> str:
@@ -118,7 +121,7 @@ def test_an_episode_whose_place_another_recording_took_is_not_made_anew_from_tha
     process_episode(Episode(path, title="This week"), store, networks, config)
     other = config.model_copy(update={"detection": config.detection.model_copy(update={"onset": 0.75})})
     url = str(client.api_url)
-    refused = ("failed", f"{path}: another recording lies there now; put the former one back")
+    refused = ("failed", f"{path}: another recording lies there now; {CURE}")
     assert [(row.outcome, row.reason) for row in reprocess(store, other, url, [1])] == [refused]
     with store.writing() as session:
         failed = {"state": "failed", "is_current": False}
@@ -126,6 +129,80 @@ def test_an_episode_whose_place_another_recording_took_is_not_made_anew_from_tha
     assert [(row.outcome, row.reason) for row in reprocess(store, other, url, [1])] == [refused]
     assert [(row.outcome, row.reason) for row in rerun(store, config, url, [1])] == [refused]
     assert query.episodes(store)["title"].tolist() == ["This week", "Last week"]
+
+
+def test_a_flow_run_whose_file_was_recorded_over_gives_no_recording_the_title_of_another(
+    inbox: Path, store: Store, config: Settings, client: SyncPrefectClient
+) -> None:
+    """A recorder that writes the same names every week, and a worker that comes late."""
+    path, table = record(inbox / "rec_0001.wav"), inbox / "inbox.csv"
+    last_week = path.read_bytes()
+    table.write_text("file,channel,title,air_start\nrec_0001.wav,EINS,Last week,2026-03-24 20:15\n")
+    assert night() == "1 started"
+    (run,) = (run for run in client.read_flow_runs() if run.deployment_id)
+    record(path, seed=1)
+    url = str(client.api_url)
+
+    def ended() -> str:
+        flow_run, flow = load_flow_and_flow_run(run.id)
+        run_flow(flow, flow_run=flow_run, return_type="state")
+        return f"{client.read_flow_run(run.id).state_name}: {client.read_flow_run(run.id).state.message}"
+
+    refused = f"{path}: another recording lies there now; {CURE}"
+    assert ended() == f"Failed: {refused}"
+    assert failed_episodes(store, url) == [1]
+    assert [row.outcome for row in rerun(store, config, url, [1])] == ["started"]
+    assert ended() == f"Failed: {refused}"
+    assert query.episodes(store)["title"].tolist() == ["Last week"]
+
+    table.write_text("file,channel,title,air_start\nrec_0001.wav,EINS,This week,2026-03-31 20:15\n")
+    assert night() == "1 started"
+    work(client)
+    assert failed_episodes(store, url) == [1], (
+        "the lost broadcast can be seen, and nothing blames the new one"
+    )
+    shown = query.episodes(store).set_index("title")
+    assert shown["state"].to_dict() == {"This week": "done", "Last week": "failed"}
+    assert shown.loc["Last week", "reason"] == refused
+    assert str(run.id) in shown.loc["Last week", "flow_run_url"]
+
+    path.write_bytes(last_week)
+    assert [row.outcome for row in rerun(store, config, url, [1])] == ["started"]
+    work(client)
+    assert query.episodes(store).set_index("title")["state"].to_dict() == {
+        "This week": "done",
+        "Last week": "done",
+    }
+
+
+def test_a_flow_run_of_an_earlier_version_runs_again_with_the_bytes_it_was_made_for(
+    inbox: Path, store: Store, config: Settings, client: SyncPrefectClient
+) -> None:
+    path = record(inbox / "rec_0001.wav")
+    networks = load_networks(config)
+    told = Episode(path, "EINS", "Last week", datetime(2026, 3, 24, 20, 15, tzinfo=UTC))
+    in_the_way = Path(config.resolved_stem_store)
+    in_the_way.write_text("no disk")
+    deployment = client.read_deployment_by_name(DEPLOYMENT)
+    parameters = parameters_of(FoundFile(path.name, told))
+    del parameters["source_sha256"]
+    run = client.create_flow_run_from_deployment(
+        deployment.id, parameters=parameters, state=Failed(message="no disk")
+    )
+    link = f"http://prefect/flow-runs/flow-run/{run.id}"
+    with pytest.raises(StoreError):
+        process_episode(told, store, networks, config, flow_run_url=link)
+    in_the_way.unlink()
+    last_week = path.read_bytes()
+    record(path, seed=1)
+    url = str(client.api_url)
+    assert [row.reason for row in rerun(store, config, url, [1])] == [
+        f"{path}: another recording lies there now; {CURE}"
+    ]
+    path.write_bytes(last_week)
+    assert [row.outcome for row in rerun(store, config, url, [1])] == ["started"]
+    work(client)
+    assert query.episodes(store)[["title", "state"]].values.tolist() == [["Last week", "done"]]
 
 
 def test_without_a_deployment_a_table_that_comes_later_is_heard(inbox: Path, store: Store) -> None:

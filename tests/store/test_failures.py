@@ -1,5 +1,6 @@
 """Failures that came before a run did are failed runs, once."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from bgm_pipeline.store.failures import FailedFlowRun, note_failures
 from bgm_pipeline.store.functions import Clock
 from bgm_pipeline.store.orm import EpisodeRow, RunRow
 from bgm_pipeline.store.repository import Store
-from store.samples import add_episode, add_run, identity
+from bgm_pipeline.types import Episode
+from store.samples import add_episode, add_run, identity, sha256
 
 
 def failed_run_of(store: Store, name: str, seconds_ago: float, flow_run_id: str) -> FailedFlowRun:
@@ -66,6 +68,16 @@ def test_the_file_that_lies_there_now_has_not_failed(store: Store) -> None:
     add_episode(store, "a.ts")
     note_failures(store, [failed_run_of(store, "a.ts", 3600, "11")])
     assert query.episodes(store)["state"].tolist() == ["new"]
+
+
+def test_a_failure_is_that_of_the_bytes_that_were_meant(store: Store) -> None:
+    """Another recording lies at that path by now, which has done nothing wrong."""
+    for name in ("last week", "this week"):
+        store.register_episode(Episode(Path("/inbox/a.ts"), title=name), sha256(name), 1)
+    failure = replace(failed_run_of(store, "a.ts", 60, "11"), source_sha256=sha256("last week"))
+    for _ in range(2):
+        note_failures(store, [failure, replace(failure, source_sha256=sha256("unknown"))])
+    assert query.episodes(store, state="failed")["title"].tolist() == ["last week"]
 
 
 def test_another_try_of_a_flow_run_that_failed_earlier_is_told_of(store: Store) -> None:

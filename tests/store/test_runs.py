@@ -257,6 +257,23 @@ def test_a_run_of_a_dead_process_is_taken_over(store: Store) -> None:
     assert files(store) == keys(store)
 
 
+def add_at(store: Store, name: str, channel: str, air_start: datetime | None) -> int:
+    """An episode whose file lies at one path, whatever its bytes."""
+    told = Episode(Path("/inbox/a.ts"), channel, name, air_start)
+    return store.register_episode(told, sha256(name), 1_000)
+
+
+def test_a_broadcast_that_was_never_processed_outlasts_the_one_of_another_day_in_its_place(
+    store: Store,
+) -> None:
+    lost = add_at(store, "last week", "One", ON_AIR - timedelta(days=7))
+    mended = add_at(store, "bad", "One", ON_AIR)
+    right = add_at(store, "right", "One", ON_AIR)
+    add_run(store, right, identity("right"), LEVELS)
+    assert set(query.episodes(store)["episode_id"]) == {lost, right}
+    assert mended not in set(query.episodes(store)["episode_id"])
+
+
 @everywhere
 def test_a_dropped_episode_leaves_nothing_and_takes_nothing_else_away(store: Store) -> None:
     kept, gone = add_episode(store, "kept.ts"), add_episode(store, "gone.ts")

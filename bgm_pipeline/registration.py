@@ -1,0 +1,85 @@
+"""A file becomes an episode, or is known as one: by its bytes, whatever it is called."""
+
+from pathlib import Path
+
+from bgm_pipeline.errors import InputError, MediaError
+from bgm_pipeline.media.ffmpeg import shown
+from bgm_pipeline.media.probe import sha256_of
+from bgm_pipeline.naming import compile_patterns, read_name
+from bgm_pipeline.settings import InboxSettings
+from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.rows import kept_path
+from bgm_pipeline.types import Episode
+
+
+def register(
+    episode: Episode,
+    source_sha256: str,
+    size_bytes: int,
+    store: Store,
+    settings: InboxSettings,
+    *,
+    is_news: bool = True,
+    is_of_inbox: bool = True,
+    meant_sha256: str | None = None,
+) -> int:
+    """The number of an episode, which is new if no file with these bytes was seen before.
+
+    Args:
+        is_news: as of `Store.register_episode`.
+        is_of_inbox: of two files with the same bytes the one seen first counts, as long as it is there.
+        meant_sha256: as of `refuse_another`.
+
+    Raises:
+        InputError: another recording than was meant lies there; it is not registered.
+        StoreError: the database cannot be used.
+    """
+    refuse_another(episode, source_sha256, meant_sha256, settings)
+    known = store.episode_of(source_sha256)
+    return store.register_episode(
+        episode,
+        source_sha256,
+        size_bytes,
+        is_news=is_news,
+        is_copy=is_of_inbox and known is not None and _is_copy(episode.path, source_sha256, known.path),
+    )
+
+
+def refuse_another(
+    episode: Episode, source_sha256: str, meant_sha256: str | None, settings: InboxSettings
+) -> None:
+    """Sees to it that no recording gets what was told of another one, in whose place it lies by now.
+
+    Other bytes than were meant are that broadcast all the same, mended, where the file's own name tells all
+    that was told; not where a table told it, or somebody, of a name that is used again and again.
+
+    Args:
+        source_sha256, meant_sha256: of the bytes that lie there, and that were told of; None where nobody
+            knows these.
+
+    Raises:
+        InputError: another recording lies there.
+    """
+    if meant_sha256 in (None, source_sha256):
+        return
+    name = read_name(str(episode.path.with_suffix("")), compile_patterns(settings.patterns), settings.zone)
+    if (name.channel, name.title, name.air_start) != (episode.channel, episode.title, episode.air_start):
+        raise another_lies_there(episode.path)
+
+
+def another_lies_there(path: Path) -> InputError:
+    """The refusal of bytes that were not meant."""
+    cure = "put the former one back, or leave this one to the next night"
+    return InputError(f"{shown(path)}: another recording lies there now; {cure}")
+
+
+def _is_copy(path: Path, source_sha256: str, known: Path) -> bool:
+    """Whether another file with these bytes was seen first, and is still there."""
+    if str(known) == kept_path(path):
+        return False
+    try:
+        is_another = known.resolve() != path.resolve() and known.stat().st_size == path.stat().st_size
+        # A recorder may have put another programme in its place meanwhile.
+        return is_another and sha256_of(known) == source_sha256
+    except (OSError, MediaError):
+        return False
