@@ -57,6 +57,8 @@ class ChannelLog:
     without_results: int
     """Recordings of the range that have no good run yet. How long they are is not known: those that began
     before it count as far back as any recording would reach into it."""
+    replaced: int
+    """Recordings of the range that another one took the place of."""
 
 
 def channel_log(
@@ -92,13 +94,14 @@ def channel_log(
     wider = since if begin is None or begin.year <= query.FIRST_YEAR else begin - hole
 
     begin_ms, end_ms = _ms(begin) if begin else -sys.maxsize, _ms(end) if end else sys.maxsize
-    frames, sums, without_results = [_frame([], zone)], [], 0
+    frames, sums, without_results, replaced = [_frame([], zone)], [], 0, 0
     for name in query.channels(store) if channel is None else [channel]:
         events = query.event_frames(store, channel=name, since=wider, until=end and end + hole, tz=zone)
         music = _united(_parts(events), s_to_ms(min_duration_off_s), begin_ms, end_ms)
         frames.append(_frame([_row(name, one, begin_ms, end_ms) for one in music], zone))
         recordings = query.recordings(store, channel=name, since=since, until=until, tz=zone)
-        without_results += sum(one.duration_ms is None for one in recordings)
+        without_results += sum(one.duration_ms is None and not one.is_replaced for one in recordings)
+        replaced += sum(one.is_replaced for one in recordings)
         audio = [span for one in recordings for span in _with_audio(one)]
         if music or audio or name == channel:
             music_ms = sum(one.length_ms for one in music)
@@ -109,6 +112,7 @@ def channel_log(
         end_ms - begin_ms if begin and end else None,
         query.without_air_time(store, channel),
         without_results,
+        replaced,
     )
 
 

@@ -53,6 +53,7 @@ def _notes(found: ChannelLog) -> Iterator[str]:
     for count, reason in (
         (found.without_air_time, "no air time is known"),
         (found.without_results, "no results yet; see bgm episodes"),
+        (found.replaced, "replaced by another at the same place and time; see bgm episodes"),
     ):
         if count:
             yield f"{count} recording{' is' if count == 1 else 's are'} left out: {reason}"

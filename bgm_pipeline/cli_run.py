@@ -94,8 +94,8 @@ def process(
             music, total = (format_timecode(s_to_ms(row[name])) for name in ("music_s", "duration_s"))
             known = "" if done.is_new else " (known already; --force makes it anew)"
             typer.echo(f"episode {done.episode_id}: {shown(path.name)}: {music} of music in {total}{known}")
-            if row["damage"]:
-                typer.echo(f"bgm: {shown(path.name)}: {shown(row['damage'])}", err=True)
+            for told in filter(None, (*done.notes, shown(row["damage"]))):
+                typer.echo(f"bgm: {shown(path.name)}: {told}", err=True)
     if failed:
         raise typer.Exit(1)
 

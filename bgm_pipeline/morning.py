@@ -59,7 +59,8 @@ def morning_of(store: Store, since: datetime) -> Morning:
     Raises:
         StoreError: the database cannot be read.
     """
-    rows = query.episodes(store, tried_since=since).to_dict("records")
+    found = query.episodes(store, tried_since=since)
+    rows = found[~query.are_replaced(found)].to_dict("records")
     states = Counter(row["state"] for row in rows)
     return Morning(
         since,

@@ -145,13 +145,14 @@ def done_row(found: FoundFile, done: Processed, store: Store) -> NightRow:
     episodes = query.episodes(store, episode_id=done.episode_id).to_dict("records")
     if not episodes:
         raise StoreError(f"its episode {done.episode_id} was dropped meanwhile")
-    return _row(found, "new" if done.is_new else "known", episodes[0])
+    return _row(found, "new" if done.is_new else "known", episodes[0], done.notes)
 
 
-def _row(found: FoundFile, outcome: Outcome, episode: dict[Any, Any]) -> NightRow:
+def _row(found: FoundFile, outcome: Outcome, episode: dict[Any, Any], notes: Sequence[str] = ()) -> NightRow:
     is_copy = episode["path"] != kept_path(found.episode.path)
     wrong = shown(episode["damage"])
-    reason = f"the same bytes as {shown(episode['path'])}, which counts" if is_copy else wrong
+    own = f"the same bytes as {shown(episode['path'])}, which counts" if is_copy else wrong
+    reason = "; ".join(filter(None, (*notes, own)))
     music_s, duration_s = (round(float(episode[name]), 3) for name in ("music_s", "duration_s"))
     episode_id, run_id = int(episode["episode_id"]), int(episode["run_id"])
     return NightRow(

@@ -59,6 +59,8 @@ class Processed:
     run_id: int
     is_new: bool
     """False where an earlier run had these very results."""
+    notes: Sequence[str] = ()
+    """What changed besides: that it took the place of another recording."""
 
 
 class StageTimer:
@@ -147,11 +149,21 @@ def run_identity(
 
 
 def reuse_run(store: Store, episode_id: int, identity: RunIdentity, show: bool = True) -> int | None:
-    """The run that has these results already; with `show` queries show it from now on."""
+    """The run that has these results already; with `show`, or where its recording is back in a place that
+    another had taken, queries show it from now on."""
     run_id = store.find_done_run(episode_id, identity)
-    if run_id is None or not show:
+    if run_id is None or (not show and store.is_shown(episode_id)):
         return run_id
     return run_id if store.make_current(episode_id, run_id) else None
+
+
+def processed(episode_id: int, run_id: int, is_new: bool, store: Store) -> Processed:
+    """What became of an episode, with the recordings whose place it took."""
+    replaced = tuple(
+        f"took the place of episode {one}, which is reported no more; bgm store drop {one} removes that"
+        for one in store.replaced_by(episode_id)
+    )
+    return Processed(episode_id, run_id, is_new, replaced)
 
 
 def process_episode(
@@ -219,13 +231,13 @@ def process_episode(
         meant_sha256=meant_sha256,
     )
     if not force and (done := reuse_run(store, episode_id, identity, show)) is not None:
-        return Processed(episode_id, done, is_new=False)
+        return processed(episode_id, done, False, store)
     run_id = store.start_run(episode_id, identity, flow_run_url)
     try:
         # An equal run of another process may have ended while this one waited to start.
         if not force and (done := reuse_run(store, episode_id, identity, show)) is not None:
             store.withdraw_run(run_id)
-            return Processed(episode_id, done, is_new=False)
+            return processed(episode_id, done, False, store)
         writer = store.begin_stems(run_id)
         info = probe(path)
         selection = select_audio(info, audio_streams, join_tracks)
@@ -276,7 +288,7 @@ def process_episode(
         except StoreError as also:
             log.warning("run %d is not marked as failed: %s", run_id, also)
         raise
-    return Processed(episode_id, run_id, is_new=True)
+    return processed(episode_id, run_id, True, store)
 
 
 def heard(

@@ -118,7 +118,8 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
 
     Columns: `EPISODE_COLUMNS`. `state`, `reason`, `started_at`, `finished_at` and `flow_run_url` are those of
     the newest run, `run_id`, `model`, `duration_s`, `music_s` (length of all events), `gap_s` (length of all
-    gaps) and `damage` (what is wrong with the recording, in words) those of the current.
+    gaps) and `damage` (what is wrong with the recording, in words) those of the current. Of a recording that
+    another one took the place of there is none, and `reason` says so.
 
     Raises:
         InputError: a filter is not known, or its value cannot be meant.
@@ -173,7 +174,13 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
     frame["damage"] = frame["damage"].astype("string")
     for column in ("reason", "flow_run_url"):
         frame[column] = frame[column].fillna("")
+    frame.loc[are_replaced(frame), "reason"] = "not reported: another recording took its place"
     return frame[list(EPISODE_COLUMNS)]
+
+
+def are_replaced(found: DataFrame) -> Series[bool]:
+    """Which episodes of an answer are not reported, though they are done: another one took their place."""
+    return (found["state"] == "done") & found["run_id"].isna()
 
 
 def segments(store: Store, **filters: Unpack[SpanFilters]) -> DataFrame:
@@ -228,6 +235,8 @@ class Recording(NamedTuple):
     """None where there are no results."""
     gaps: list[dict[str, Any]] | None
     """Spans of it without audio, one after the other, as the database keeps them."""
+    is_replaced: bool
+    """It has results, which are not reported: another recording took its place."""
 
 
 def recordings(store: Store, **filters: Unpack[EpisodeFilters]) -> list[Recording]:
@@ -237,8 +246,10 @@ def recordings(store: Store, **filters: Unpack[EpisodeFilters]) -> list[Recordin
         InputError: a filter is not known, or its value cannot be meant.
     """
     _check(filters, EpisodeFilters)
+    good = aliased(RunRow)
+    has_results = select(good.id).where(good.episode_id == EpisodeRow.id, good.state == "done").exists()
     query = (
-        select(_ON_AIR_MS, RunRow.duration_ms, RunRow.gaps)
+        select(_ON_AIR_MS, RunRow.duration_ms, RunRow.gaps, and_(RunRow.id.is_(None), has_results))
         .select_from(EpisodeRow)
         .outerjoin(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.is_current))
         .where(*_episode_conditions(store, filters, RunRow.duration_ms))

@@ -19,7 +19,7 @@ from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import check_readable, sha256_of
 from bgm_pipeline.night_report import NightReport, NightRow, guarded
 from bgm_pipeline.nightly import changed_row, done_row, run_nightly
-from bgm_pipeline.pipeline import Networks, Processed, reuse_run, run_identity
+from bgm_pipeline.pipeline import Networks, Processed, processed, reuse_run, run_identity
 from bgm_pipeline.registration import register
 from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
@@ -99,7 +99,7 @@ def start(
     identity = run_identity(source_sha256, networks, settings, found.audio_streams)
     episode_id = register(found.episode, source_sha256, size_bytes, store, settings.inbox)
     if (run_id := reuse_run(store, episode_id, identity, show=bool(changes))) is not None:
-        return done_row(found, Processed(episode_id, run_id, is_new=False), store)
+        return done_row(found, processed(episode_id, run_id, False, store), store)
     key = (source_sha256, identity.model_sha256, identity.settings_sha256, identity.code_version)
     parameters = parameters_of(found, changes, source_sha256)
     flow_run = _flow_run(deployment, parameters, shown(found.file), " ".join(key))

@@ -54,6 +54,22 @@ def test_process_then_ask(bgm, chord: Path) -> None:  # type: ignore[no-untyped-
     assert "known already" in again.stdout
 
 
+def test_what_was_replaced_is_told(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
+    paris = {"BGM_INBOX__TIME_ZONE": "Europe/Paris"}
+
+    def process(*told: str) -> str:
+        done = bgm("process", chord, "--model", "passthrough", *told, **paris)
+        assert done.returncode == 0, done.stderr
+        return "".join(line for line in done.stderr.splitlines() if line.startswith("bgm: "))
+
+    first = ("--channel", "One", "--title", "Chord", "--air-start", "2026-03-31 20:15")
+    assert process(*first) == ""
+    soundfile.write(chord, 0.1 * np.ones(RATE, np.float32), RATE)
+    replaced = "took the place of episode 1, which is reported no more; bgm store drop 1 removes that"
+    assert process(*first) == f"bgm: a chord.wav: {replaced}"
+    assert "1 recording is left out: replaced by another at the same place and time" in bgm("log").stderr
+
+
 def test_one_bad_file_is_one_line_and_stops_no_other(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
     bad = chord.with_name("bad.ts")
     bad.write_bytes(b"")

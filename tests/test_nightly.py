@@ -21,6 +21,7 @@ from store.samples import files, keys
 from typer.testing import CliRunner, Result
 
 from bgm_pipeline import cli_nightly, query
+from bgm_pipeline.channel_log import channel_log
 from bgm_pipeline.errors import BgmError, InputError, StoreError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.morning import morning_of
@@ -28,6 +29,7 @@ from bgm_pipeline.night_report import NightReport, NightRow
 from bgm_pipeline.nightly import plan_night, process_found, run_nightly
 from bgm_pipeline.pipeline import Networks, process_episode
 from bgm_pipeline.settings import DetectionSettings, Settings
+from bgm_pipeline.store.check import check_store
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
 from bgm_pipeline.types import Episode, RunIdentity
@@ -157,6 +159,61 @@ def test_of_two_files_with_the_same_bytes_the_one_seen_first_counts_as_long_as_i
     record(first, seed=1)  # a recorder that uses its names again
     assert outcomes(night()) == {first.name: "new", second.name: "known"}
     assert set(query.episodes(store)["channel"]) == {"EINS", "ZWEI"}
+
+
+def test_a_recording_that_took_the_place_of_a_wrong_one_is_reported_alone(
+    inbox: Path, store: Store, night: Callable[[], NightReport]
+) -> None:
+    path = record(inbox / "EINS_2026-03-31_20-15_Show.wav", 20)
+    night()
+    wrong = path.read_bytes()
+    record(path, 4, seed=1)
+    replaced = "took the place of episode 1, which is reported no more; bgm store drop 1 removes that"
+
+    def reported() -> dict[int, float]:
+        log = channel_log(store, 0.3, tz=UTC)
+        assert (log.replaced, log.without_results) == (1, 0)
+        with store.reading() as connection:
+            view = text("SELECT episode_id, music_minutes * 60 FROM music_minutes_by_programme")
+            minutes = {number: round(seconds) for number, seconds in connection.execute(view)}
+        (numbers,), (seconds,) = log.rows["episode_ids"], log.rows["duration_s"]
+        assert minutes == {int(numbers): round(seconds)}
+        assert set(query.events(store)["episode_id"]) == set(minutes)
+        assert log.sums[0].recorded_ms == log.sums[0].music_ms
+        return minutes
+
+    (row,) = night().rows
+    assert (row.outcome, row.reason) == ("new", replaced)
+    assert reported() == {2: 4}
+    former = query.episodes(store, episode_id=1).to_dict("records")[0]
+    assert (former["state"], former["reason"]) == ("done", "not reported: another recording took its place")
+    assert list(check_store(store, deep=True)) == []
+    morning = morning_of(store, datetime.now(UTC) - timedelta(hours=1))
+    assert (morning.done, morning.music_s) == (1, 4.0)
+    assert [row.reason for row in night().rows] == [""]
+
+    path.write_bytes(wrong)
+    (row,) = night().rows
+    assert (row.outcome, row.reason) == ("known", replaced.replace("1", "2"))
+    assert reported() == {1: 20}
+
+    assert store.drop_old_runs(datetime.now(UTC)) == [2]
+    assert query.episodes(store)["episode_id"].tolist() == [1]
+    assert list(check_store(store, deep=True)) == []
+    assert files(store) == keys(store)
+
+
+@pytest.mark.parametrize("name", ["rec_0001.wav", "ZWEI_2026-03-31_20-15_Show.wav"])
+def test_another_recording_or_channel_at_the_same_path_stands_beside_the_former(
+    inbox: Path, store: Store, night: Callable[[], NightReport], name: str
+) -> None:
+    """Where nobody knows when it was on air, or it is plain that that was another time."""
+    path = record(inbox / name)
+    night()
+    record(path, seed=1)
+    path.with_suffix(".csv").write_text("channel,air_start\nEINS,2026-04-07 20:15\n")
+    assert [(row.outcome, row.reason) for row in night().rows] == [("new", "")]
+    assert query.episodes(store)["run_id"].notna().tolist() == [True, True]
 
 
 def test_a_file_that_is_recorded_over_in_the_night_waits_and_gets_no_other_ones_title(

@@ -40,8 +40,8 @@ def newest_attempts(store: Store, episode_ids: Sequence[int]) -> list[Attempt]:
     """
     later = aliased(RunRow)
     newest_id = select(func.max(later.id)).where(later.episode_id == EpisodeRow.id).scalar_subquery()
-    current = aliased(RunRow)
-    has_results = select(current.id).where(current.episode_id == EpisodeRow.id, current.is_current).exists()
+    good = aliased(RunRow)
+    has_results = select(good.id).where(good.episode_id == EpisodeRow.id, good.state == "done").exists()
     query = (
         select(EpisodeRow, RunRow, has_results)
         .outerjoin(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.id == newest_id))

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sqlalchemy import delete, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, delete, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
 from bgm_pipeline.store.functions import Clock
 from bgm_pipeline.store.orm import EpisodeRow, RunRow
@@ -28,10 +28,26 @@ def has_identity(identity: RunIdentity | RunRow) -> tuple[Any, ...]:
     )
 
 
+def in_its_place(episode_id: int) -> Select[tuple[int]]:
+    """Other recordings of the same air time, whose file lay where this one's does; none where nobody knows
+    when it was on air."""
+    this, other = aliased(EpisodeRow), aliased(EpisodeRow)
+    return select(other.id).where(
+        this.id == episode_id,
+        other.id != this.id,
+        other.channel == this.channel,
+        other.air_start == this.air_start,
+        other.path == this.path,
+    )
+
+
 def make_current(session: Session, run_id: int, episode_id: int) -> None:
-    """Shows a run, and no other one of its episode."""
+    """Shows a run, no other one of its episode, and none of a recording whose place that took: the air time
+    would count twice."""
     of_episode = RunRow.episode_id == episode_id
-    session.execute(update(RunRow).where(of_episode, RunRow.is_current).values(is_current=False))
+    of_others = RunRow.episode_id.in_(in_its_place(episode_id))
+    for others in (of_episode, of_others):
+        session.execute(update(RunRow).where(others, RunRow.is_current).values(is_current=False))
     session.execute(update(RunRow).where(of_episode, RunRow.id == run_id).values(is_current=True))
 
 

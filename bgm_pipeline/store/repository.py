@@ -150,6 +150,28 @@ class Store:
         return None if row is None else Episode(Path(row.path), row.channel, row.title, row.air_start)
 
     @outlasting_restarts
+    def is_shown(self, episode_id: int) -> bool:
+        """Whether queries show results of an episode."""
+        shown = select(RunRow.id).where(RunRow.episode_id == episode_id, RunRow.is_current)
+        with self.reading() as connection:
+            return connection.scalar(shown) is not None
+
+    @outlasting_restarts
+    def replaced_by(self, episode_id: int) -> list[int]:
+        """The episodes that are not shown, though they have results, since this one took their place."""
+        has_results, is_shown = (
+            select(RunRow.id).where(RunRow.episode_id == EpisodeRow.id, of_run).exists()
+            for of_run in (RunRow.state == "done", RunRow.is_current)
+        )
+        replaced = EpisodeRow.id.in_(changes.in_its_place(episode_id))
+        with self.reading() as connection:
+            return list(
+                connection.scalars(
+                    select(EpisodeRow.id).where(replaced, has_results, ~is_shown).order_by(EpisodeRow.id)
+                )
+            )
+
+    @outlasting_restarts
     def find_done_run(self, episode_id: int, identity: RunIdentity) -> int | None:
         """The run that has the results of this identity already, with every stem that it kept.
 
@@ -206,7 +228,10 @@ class Store:
 
     @outlasting_restarts
     def make_current(self, episode_id: int, run_id: int) -> bool:
-        """Let queries show a run that is done, as if it were the newest; False if it is there no more."""
+        """Let queries show a run that is done, as if it were the newest; False if it is there no more.
+
+        As at the end of a run, a recording whose place this one took is not shown any more.
+        """
         with self.writing() as session:
             session.execute(select(EpisodeRow.id).where(EpisodeRow.id == episode_id).with_for_update())
             is_current = session.scalar(
@@ -265,7 +290,8 @@ class Store:
         """Make all results of a run visible, in one transaction, in place of those of an equal run.
 
         An episode without results whose file was where this one's is now is gone, unless it was on air at
-        another time: its file was mended, and nobody shall look for what is wrong with it.
+        another time: its file was mended, and nobody shall look for what is wrong with it. One with results,
+        of the same channel and air time, stays and is not shown any more.
 
         Raises:
             StoreError: the run is not in progress (any more).
@@ -344,7 +370,8 @@ class Store:
     def drop_old_runs(self, before: datetime) -> list[int]:
         """Remove what other runs took the place of, with its stems; the runs that are left are shown as ever.
 
-        `retention.is_old` tells which.
+        `retention.is_old` tells which. With the last run of a recording that another one took the place of
+        its episode goes, too.
 
         Args:
             before: runs that ended later stay.
@@ -361,6 +388,8 @@ class Store:
                 is_of_episode = RunRow.episode_id == episode_id
                 old = session.scalars(select(RunRow.id).where(is_of_episode, is_old(before))).all()
                 session.execute(delete(RunRow).where(RunRow.id.in_(old)))
+                has_runs = select(RunRow.id).where(is_of_episode).exists()
+                session.execute(delete(EpisodeRow).where(EpisodeRow.id == episode_id, ~has_runs))
             dropped += old
             self._sweep(episode_id)
         return dropped

@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 from bgm_pipeline import query
 from bgm_pipeline.errors import StoreError
 from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.check import check_store
 from bgm_pipeline.store.lease import LEASE_MS, is_alive, this_process
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, StemRow
 from bgm_pipeline.store.repository import EpisodeBusyError, Store
@@ -17,6 +18,7 @@ from bgm_pipeline.types import Episode
 from store.samples import (
     ON_AIR,
     add_episode,
+    add_programme,
     add_run,
     everywhere,
     files,
@@ -261,6 +263,45 @@ def add_at(store: Store, name: str, channel: str, air_start: datetime | None) ->
     """An episode whose file lies at one path, whatever its bytes."""
     told = Episode(Path("/inbox/a.ts"), channel, name, air_start)
     return store.register_episode(told, sha256(name), 1_000)
+
+
+def test_a_recording_is_shown_no_more_when_another_of_its_air_time_lies_in_its_place(store: Store) -> None:
+    others = []
+    for name, channel, air_start in (
+        ("of another channel", "Two", ON_AIR),
+        ("of another day", "One", ON_AIR + timedelta(days=7)),
+        ("of an unknown time", "One", None),
+    ):
+        others.append(add_at(store, name, channel, air_start))
+        add_run(store, others[-1], identity(name), LEVELS)
+    others.append(add_programme(store, "elsewhere.ts", LEVELS, "One", "", ON_AIR))
+    wrong = add_at(store, "wrong", "One", ON_AIR)
+    add_run(store, wrong, identity("wrong"), LEVELS)
+    right = add_at(store, "right", "One", ON_AIR)
+    store.fail_run(store.start_run(right, identity("right")), "no disk")
+    assert store.is_shown(wrong), "until the newer one has results"
+
+    add_run(store, right, identity("right"), LEVELS)
+    assert set(query.segments(store)["episode_id"]) == {*others, right}
+    assert store.replaced_by(right) == [wrong]
+    assert not any(store.replaced_by(one) for one in (*others, wrong))
+
+    former = store.find_done_run(wrong, identity("wrong"))
+    assert former is not None and store.make_current(wrong, former)
+    assert store.replaced_by(wrong) == [right]
+    assert set(query.segments(store)["episode_id"]) == {*others, wrong}
+
+
+@everywhere
+def test_with_its_last_run_a_replaced_recording_is_dropped_whole(store: Store) -> None:
+    for name in ("wrong", "right"):
+        add_run(store, add_at(store, name, "One", ON_AIR), identity(name), LEVELS)
+    assert store.drop_old_runs(datetime.now(UTC) - timedelta(days=1)) == []
+    assert len(keys(store)) == 4, "nothing goes at once"
+    assert store.drop_old_runs(datetime.now(UTC) + timedelta(days=1)) == [1]
+    assert query.episodes(store)["title"].tolist() == ["right"]
+    assert list(check_store(store, deep=True)) == []
+    assert files(store) == keys(store)
 
 
 def test_a_broadcast_that_was_never_processed_outlasts_the_one_of_another_day_in_its_place(
