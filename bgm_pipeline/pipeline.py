@@ -60,7 +60,7 @@ class Processed:
     is_new: bool
     """False where an earlier run had these very results."""
     notes: Sequence[str] = ()
-    """What changed besides: that it took the place of another recording."""
+    """What changed besides: that it was known as another airing, or took the place of another recording."""
 
 
 class StageTimer:
@@ -157,13 +157,17 @@ def reuse_run(store: Store, episode_id: int, identity: RunIdentity, show: bool =
     return run_id if store.make_current(episode_id, run_id) else None
 
 
-def processed(episode_id: int, run_id: int, is_new: bool, store: Store) -> Processed:
-    """What became of an episode, with the recordings whose place it took."""
-    replaced = tuple(
+def processed(episode_id: int, run_id: int, is_new: bool, moved: Sequence[str], store: Store) -> Processed:
+    """What became of an episode, with the recordings whose place it took.
+
+    Args:
+        moved: what `registration.register` has to tell.
+    """
+    replaced = (
         f"took the place of episode {one}, which is reported no more; bgm store drop {one} removes that"
         for one in store.replaced_by(episode_id)
     )
-    return Processed(episode_id, run_id, is_new, replaced)
+    return Processed(episode_id, run_id, is_new, (*moved, *replaced))
 
 
 def process_episode(
@@ -220,7 +224,7 @@ def process_episode(
         store.fail_unread(path, identity_of, str(error), flow_run_url)
         raise
     identity = identity_of(source_sha256)
-    episode_id = register(
+    episode_id, moved = register(
         episode,
         source_sha256,
         size_bytes,
@@ -231,13 +235,13 @@ def process_episode(
         meant_sha256=meant_sha256,
     )
     if not force and (done := reuse_run(store, episode_id, identity, show)) is not None:
-        return processed(episode_id, done, False, store)
+        return processed(episode_id, done, False, moved, store)
     run_id = store.start_run(episode_id, identity, flow_run_url)
     try:
         # An equal run of another process may have ended while this one waited to start.
         if not force and (done := reuse_run(store, episode_id, identity, show)) is not None:
             store.withdraw_run(run_id)
-            return processed(episode_id, done, False, store)
+            return processed(episode_id, done, False, moved, store)
         writer = store.begin_stems(run_id)
         info = probe(path)
         selection = select_audio(info, audio_streams, join_tracks)
@@ -288,7 +292,7 @@ def process_episode(
         except StoreError as also:
             log.warning("run %d is not marked as failed: %s", run_id, also)
         raise
-    return processed(episode_id, run_id, True, store)
+    return processed(episode_id, run_id, True, moved, store)
 
 
 def heard(

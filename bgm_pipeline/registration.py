@@ -1,5 +1,7 @@
 """A file becomes an episode, or is known as one: by its bytes, whatever it is called."""
 
+from collections.abc import Iterator
+from datetime import tzinfo
 from pathlib import Path
 
 from bgm_pipeline.errors import InputError, MediaError
@@ -22,8 +24,8 @@ def register(
     is_news: bool = True,
     is_of_inbox: bool = True,
     meant_sha256: str | None = None,
-) -> int:
-    """The number of an episode, which is new if no file with these bytes was seen before.
+) -> tuple[int, tuple[str, ...]]:
+    """The number of an episode, and what somebody may have to be told: that it was known as another airing.
 
     Args:
         is_news: as of `Store.register_episode`.
@@ -35,14 +37,16 @@ def register(
         StoreError: the database cannot be used.
     """
     refuse_another(episode, source_sha256, meant_sha256, settings)
-    known = store.episode_of(source_sha256)
-    return store.register_episode(
+    before = store.episode_of(source_sha256)
+    episode_id = store.register_episode(
         episode,
         source_sha256,
         size_bytes,
         is_news=is_news,
-        is_copy=is_of_inbox and known is not None and _is_copy(episode.path, source_sha256, known.path),
+        is_copy=is_of_inbox and before is not None and _is_copy(episode.path, source_sha256, before.path),
     )
+    after = store.episode_of(source_sha256)
+    return episode_id, tuple(_moved(before, after, settings.zone)) if before and after else ()
 
 
 def refuse_another(
@@ -83,3 +87,20 @@ def _is_copy(path: Path, source_sha256: str, known: Path) -> bool:
         return is_another and sha256_of(known) == source_sha256
     except (OSError, MediaError):
         return False
+
+
+def _moved(before: Episode, after: Episode, zone: tzinfo) -> Iterator[str]:
+    """That an airing is another one now; nothing where no more than gaps were filled."""
+    pairs = (
+        (before.channel, after.channel),
+        (before.title, after.title),
+        (before.air_start, after.air_start),
+    )
+    if any(was and was != now for was, now in pairs):
+        yield f"known as {_airing(before, zone)} before, now as {_airing(after, zone)}"
+
+
+def _airing(episode: Episode, zone: tzinfo) -> str:
+    on_air = episode.air_start and f"{episode.air_start.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+    told = (episode.channel or "no channel", on_air or "no air time", episode.title or "no title")
+    return shown(", ".join(told))

@@ -97,9 +97,9 @@ def start(
     if found.has_changed:
         return changed_row(found)
     identity = run_identity(source_sha256, networks, settings, found.audio_streams)
-    episode_id = register(found.episode, source_sha256, size_bytes, store, settings.inbox)
+    episode_id, moved = register(found.episode, source_sha256, size_bytes, store, settings.inbox)
     if (run_id := reuse_run(store, episode_id, identity, show=bool(changes))) is not None:
-        return done_row(found, processed(episode_id, run_id, False, store), store)
+        return done_row(found, processed(episode_id, run_id, False, moved, store), store)
     key = (source_sha256, identity.model_sha256, identity.settings_sha256, identity.code_version)
     parameters = parameters_of(found, changes, source_sha256)
     flow_run = _flow_run(deployment, parameters, shown(found.file), " ".join(key))
@@ -110,7 +110,7 @@ def start(
             return NightRow(found.file, "failed", f"{what}; see to it and press Retry there", episode_id)
         with get_client(sync_client=True) as client:
             retry(client, flow_run, ASKED_FOR if again else "its results are gone")
-    return NightRow(found.file, "started", f"flow run {flow_run.name}", episode_id)
+    return NightRow(found.file, "started", "; ".join((*moved, f"flow run {flow_run.name}")), episode_id)
 
 
 def _flow_run(deployment: str, parameters: dict[str, Any], name: str, key: str) -> FlowRun:

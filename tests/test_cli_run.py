@@ -54,7 +54,7 @@ def test_process_then_ask(bgm, chord: Path) -> None:  # type: ignore[no-untyped-
     assert "known already" in again.stdout
 
 
-def test_what_was_replaced_is_told(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_another_airing_now_and_what_was_replaced_is_told(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
     paris = {"BGM_INBOX__TIME_ZONE": "Europe/Paris"}
 
     def process(*told: str) -> str:
@@ -64,9 +64,11 @@ def test_what_was_replaced_is_told(bgm, chord: Path) -> None:  # type: ignore[no
 
     first = ("--channel", "One", "--title", "Chord", "--air-start", "2026-03-31 20:15")
     assert process(*first) == ""
+    told = "known as One, 2026-03-31 20:15:00, Chord before, now as Two, 2026-03-31 20:15:00, Chord"
+    assert process("--channel", "Two") == f"bgm: a chord.wav: {told}"
     soundfile.write(chord, 0.1 * np.ones(RATE, np.float32), RATE)
     replaced = "took the place of episode 1, which is reported no more; bgm store drop 1 removes that"
-    assert process(*first) == f"bgm: a chord.wav: {replaced}"
+    assert process(*first, "--channel", "Two") == f"bgm: a chord.wav: {replaced}"
     assert "1 recording is left out: replaced by another at the same place and time" in bgm("log").stderr
 
 

@@ -161,6 +161,40 @@ def test_of_two_files_with_the_same_bytes_the_one_seen_first_counts_as_long_as_i
     assert set(query.episodes(store)["channel"]) == {"EINS", "ZWEI"}
 
 
+def test_an_airing_that_is_another_one_now_is_told_with_what_it_was(
+    inbox: Path, store: Store, night: Callable[[], NightReport]
+) -> None:
+    first = record(inbox / "EINS_2026-03-31_20-15-00_Spot.wav")
+    second = inbox / "ZWEI_2026-04-01_21-00-00_Spot.wav"
+    shutil.copy(first, second)
+    night()
+    first.unlink()
+    moved = "known as EINS, 2026-03-31 20:15:00, Spot before, now as ZWEI, 2026-04-01 21:00:00, Spot"
+    for told in (moved, ""):
+        report = night()
+        assert [(row.file, row.outcome, row.reason) for row in report.rows] == [(second.name, "known", told)]
+        assert told in report.to_text()
+    assert query.episodes(store)["channel"].tolist() == ["ZWEI"]
+
+
+def test_the_first_airing_stays_where_a_table_tells_it_of_the_second_file_or_both_leave(
+    inbox: Path, store: Store, night: Callable[[], NightReport]
+) -> None:
+    """As docs/nightly.md has it."""
+    first = record(inbox / "EINS_2026-03-31_20-15-00_Spot.wav")
+    second = inbox / "ZWEI_2026-04-01_21-00-00_Spot.wav"
+    shutil.copy(first, second)
+    table = second.with_suffix(".csv")
+    table.write_text("channel,title,air_start\nEINS,Spot,2026-03-31 20:15\n")
+    night()
+    first.unlink()
+    assert [(row.outcome, row.reason) for row in night().rows] == [("known", "")]
+    second.unlink()
+    assert night().rows == ()
+    (episode,) = query.episodes(store).to_dict("records")
+    assert (episode["channel"], episode["air_start"]) == ("EINS", AT_NIGHT)
+
+
 def test_a_recording_that_took_the_place_of_a_wrong_one_is_reported_alone(
     inbox: Path, store: Store, night: Callable[[], NightReport]
 ) -> None:
