@@ -399,7 +399,8 @@ class Store:
 
         Raises:
             EpisodeBusyError: a process that lives is at work on it.
-            StoreError: there is none of this number; or the stem store cannot be read, or is another.
+            StoreError: there is none of this number; or the stem store cannot be read, or is another; or it
+                does not give up the stems, which belong to nothing then.
         """
         self.confirm_stems()
         with self.writing() as session:
@@ -408,8 +409,13 @@ class Store:
                 if is_live:
                     raise EpisodeBusyError(_being_processed(run))
             session.execute(delete(EpisodeRow).where(EpisodeRow.id == episode_id))
-        with _left_to_the_check():
+        try:
             self.stems.remove_episode(episode_id)
+        except StoreError as error:
+            raise StoreError(
+                f"episode {episode_id} is out of the database, but its stems stay: {error}; then run: "
+                "bgm store check --remove"
+            ) from error
 
     def withdraw_run(self, run_id: int) -> None:
         """End a run that turned out not to be needed, as if it had never been started."""

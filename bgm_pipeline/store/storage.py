@@ -5,6 +5,7 @@ with. Both kinds of storage give the same promise: a file is there whole or not 
 a temporary name, fsync and a move, for which fsspec has no words; in a bucket it is a single PUT.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -166,9 +167,15 @@ class BucketStorage:
         return sorted(entry for entry in entries if entry.name)
 
     def remove(self, key: str) -> None:
+        path, kept = self._path(key), set[str]()
         with suppress(FileNotFoundError), self._explained():
-            if found := self._files.find(self._path(key)):
+            if found := self._files.find(path):
                 self._files.rm(found)
+                # s3fs says nothing of the objects that the store refuses to delete.
+                kept = {*found} & {*self._files.find(path)}
+        if kept:
+            cure = "the credentials need DeleteObject, and no lock may hold it"
+            raise PermissionError(errno.EACCES, f"the object store did not delete it; {cure}")
 
     def settle(self, folder: str) -> None:
         """Nothing is left to do: what was put into a bucket stays."""

@@ -1,7 +1,9 @@
 """Stems in a bucket of a real server that speaks S3, as in a folder; and places that cannot be used."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from typer.testing import CliRunner
 
 from bgm_pipeline.cli import app
 from bgm_pipeline.errors import StoreError
-from bgm_pipeline.settings import Settings
+from bgm_pipeline.settings import Settings, load_settings
 from bgm_pipeline.store.check import check_store, remove_leftovers
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store
@@ -19,6 +21,7 @@ from bgm_pipeline.store.storage import Entry, Storage, open_storage
 from store.samples import add_programme, files, keys, music
 
 LEVELS = (-3.0, 1.0, None, 2.0)
+Bgm = Callable[..., CompletedProcess[str]]
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -131,6 +134,43 @@ def test_the_commands_work_with_a_bucket(
     out = tmp_path / "song.flac"
     assert bgm("stem", "1", "1", "13.5", "-o", str(out))[0] == 0
     assert out.stat().st_size > 0
+
+
+@pytest.fixture
+def guarded_bucket(bucket: str, s3_server: dict[str, str]) -> Iterator[str]:
+    """A place in a bucket whose policy lets nobody delete there."""
+    import boto3  # noqa: PLC0415 - slow, for few tests
+
+    s3 = boto3.client("s3", endpoint_url=s3_server["AWS_ENDPOINT_URL"])
+    resource = bucket.replace("s3://", "arn:aws:s3:::") + "/*"
+    refused = {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject", "Resource": resource}
+    s3.put_bucket_policy(Bucket="stems", Policy=json.dumps({"Version": "2012-10-17", "Statement": [refused]}))
+    yield bucket
+    s3.delete_bucket_policy(Bucket="stems")
+
+
+def test_what_the_bucket_refuses_to_delete_is_not_called_removed(
+    guarded_bucket: str, bgm: Bgm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BGM_STEM_STORE", guarded_bucket)
+    with open_store(load_settings()) as store:
+        episode_id = add_programme(store, "a.ts", LEVELS)
+        folder = store.stems.shown(f"{store.stems.namespace}/0000/{episode_id}")
+        assert len(files(store)) == 3
+        refused = "cannot be removed: the object store did not delete it; the credentials need DeleteObject"
+
+        dropped = bgm("store", "drop", episode_id, "--yes")
+        assert (dropped.returncode, dropped.stdout) == (1, "")
+        assert dropped.stderr.startswith(
+            f"bgm: episode {episode_id} is out of the database, but its stems stay: {folder}: {refused}"
+        )
+        assert dropped.stderr.endswith("; then run: bgm store check --remove\n")
+        assert len(files(store)) == 3 and keys(store) == set()
+
+        checked = bgm("store", "check", "--remove")
+        assert (checked.returncode, checked.stdout) == (1, "")
+        assert checked.stderr.startswith(f"bgm: {folder}/1: {refused}")
+        assert checked.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
