@@ -4,6 +4,7 @@ and runs whose process died are begun again."""
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -37,6 +38,9 @@ TAKEN_UP = "begun again, since its process died"
 FIRST_DELAY_S = 10.0
 """Until a run is begun again; twice as long each time."""
 
+_TOLD = 1000
+"""So many problems at most are kept by Prefect, each morning again."""
+
 _BATCH = 200
 _DAY = timedelta(days=1)
 
@@ -49,11 +53,14 @@ def store_check_flow(deep: bool = False, remove: bool = False) -> State[None]:
         if remove:
             for removed in remove_leftovers(store):
                 logger.info("removed %s", removed)
-        problems = [{"subject": one.subject, "message": one.message} for one in check_store(store, deep)]
-    create_table_artifact(problems, key="store-check", description=f"{len(problems)} problems")
-    if problems:
-        first = problems[0]
-        return Failed(message=f"{len(problems)} problems, the first: {first['subject']}: {first['message']}")
+        problems = check_store(store, deep)
+        told = [{"subject": one.subject, "message": one.message} for one in islice(problems, _TOLD)]
+        count = len(told) + sum(1 for _ in problems)
+    more = f", of which these are the first {_TOLD}; all with: bgm store check" if count > _TOLD else ""
+    create_table_artifact(told, key="store-check", description=f"{count} problems{more}")
+    if told:
+        first = told[0]
+        return Failed(message=f"{count} problems, the first: {first['subject']}: {first['message']}")
     return Completed(message="nothing wrong found")
 
 

@@ -31,7 +31,7 @@ def check_store(store: Store, deep: bool = False) -> Iterator[Problem]:
     """What is wrong, one by one, in bounded memory; nothing is changed.
 
     Found are runs whose process has died, files and folders that belong to no run, temporary files, and
-    stems whose file is missing.
+    stems whose file is missing: where a run lacks several, they are one problem.
 
     Args:
         deep: also read every stem, and hold it to the sha256 that it was written with.
@@ -95,17 +95,29 @@ def _broken_stems(store: Store, deep: bool) -> Iterator[Problem]:
         ).all()
     store.confirm_stems()
     for run in runs:
-        with store.reading() as connection:
-            rows = connection.execute(
-                select(StemRow).where(StemRow.run_id == run.id).order_by(StemRow.segment_index)
-            ).all()
-        files = set(store.stems.keys_in(store.stems.run_folder(run.episode_id, run.id)))
-        for row in rows:
-            stem = Stem(row.segment_index, row.key, row.sha256, ms_to_samples(row.duration_ms), row.level_db)
-            wrong = "the stem is missing" if row.key not in files else _wrong(store, stem) if deep else ""
-            if wrong and _state(store, run.episode_id, run.id) == "done":
+        for key, wrong in _wrong_in(store, run.episode_id, run.id, deep):
+            if _state(store, run.episode_id, run.id) == "done":
                 cure = f"make it anew: bgm process {shlex.quote(run.path)}"
-                yield Problem(store.stems.shown(row.key), f"{wrong}; {cure}")
+                yield Problem(store.stems.shown(key), f"{wrong}; {cure}")
+
+
+def _wrong_in(store: Store, episode_id: int, run_id: int, deep: bool) -> Iterator[tuple[str, str]]:
+    """What is wrong with the stems of a run: key of the file or the folder, and the words for it."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            select(StemRow).where(StemRow.run_id == run_id).order_by(StemRow.segment_index)
+        ).all()
+    folder = store.stems.run_folder(episode_id, run_id)
+    files = set(store.stems.keys_in(folder))
+    lost = [row.key for row in rows if row.key not in files]
+    if len(lost) > 1:
+        yield folder, f"{len(lost)} of {len(rows)} stems are missing"
+    elif lost:
+        yield lost[0], "the stem is missing"
+    for row in rows if deep else ():
+        stem = Stem(row.segment_index, row.key, row.sha256, ms_to_samples(row.duration_ms), row.level_db)
+        if row.key in files and (wrong := _wrong(store, stem)):
+            yield row.key, wrong
 
 
 def _wrong(store: Store, stem: Stem) -> str:

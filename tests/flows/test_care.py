@@ -1,10 +1,14 @@
 """What is done besides episodes."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 from nights import record
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 
 from bgm_pipeline import query
@@ -28,6 +32,21 @@ def test_a_store_that_agrees_is_green_and_one_that_does_not_is_red(
     assert str(stray) in str(state.message)
     assert store_check_flow(remove=True, return_state=True).is_completed()
     assert not stray.exists()
+
+
+def test_what_prefect_keeps_of_a_store_with_many_faults_is_bounded(
+    store: Store, client: SyncPrefectClient
+) -> None:
+    for number in range(1005):
+        store.stems.storage.write(f"{store.stems.namespace}/stray{number}", b"")
+    assert str(store_check_flow(return_state=True).message).startswith("1005 problems, the first: ")
+    (artifact,) = client.read_artifacts(
+        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["store-check"])),
+        sort=ArtifactSort.CREATED_DESC,
+        limit=1,
+    )
+    assert len(json.loads(str(artifact.data))) == 1000
+    assert str(artifact.description).startswith("1005 problems, of which these are the first 1000; ")
 
 
 def test_retention_drops_what_others_took_the_place_of(

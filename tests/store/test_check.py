@@ -140,6 +140,15 @@ def test_a_missing_stem_is_found_and_the_cure_makes_it_anew(store: Store, own_fo
     assert list(check_store(store, deep=True)) == []
 
 
+def test_a_run_that_lost_several_stems_is_one_problem(store: Store, own_folder: Path) -> None:
+    add_run(store, add_episode(store, "b.ts"), identity("b.ts"), (1.0, 2.0, 3.0))
+    for name in ("000000", "000002"):
+        (own_folder / f"0000/2/2/{name}.flac").unlink()
+    (problem,) = check_store(store, deep=True)
+    assert problem.subject == str(own_folder / "0000/2/2")
+    assert problem.message == "2 of 3 stems are missing; make it anew: bgm process /inbox/b.ts"
+
+
 def test_changed_bytes_are_found_when_asked_to_look_deep(store: Store, own_folder: Path) -> None:
     changed = own_folder / "0000/1/1/000000.flac"
     content = bytearray(changed.read_bytes())
