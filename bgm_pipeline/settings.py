@@ -3,22 +3,57 @@
 
 import hashlib
 import json
-from datetime import tzinfo
+import re
+from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
-from tzlocal import get_localzone
 
 from bgm_pipeline.errors import InputError
-from bgm_pipeline.timebase import SCORE_HOP_SAMPLES, SEGMENT_S, s_to_samples
+from bgm_pipeline.timebase import LONGEST_DAYS, SCORE_HOP_SAMPLES, SEGMENT_S, s_to_samples
+from bgm_pipeline.zones import local_zone
 
 MaybePath = Annotated[Path | None, BeforeValidator(lambda given: given or None)]
 """An empty variable means no path, not the working folder."""
+
+_BEYOND_CRON = re.compile(r"(?<!JU)L|W(?!ED)|#", re.IGNORECASE)
+"""Extensions that not every program reads alike, Prefect among them."""
+
+
+def _check_cron(given: str) -> str:
+    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - few set another than the default
+
+    try:
+        if given and (len(given.split()) != 5 or _BEYOND_CRON.search(given)):
+            raise CronSimError
+        if given:
+            CronSim(given, datetime.now(UTC))
+    except CronSimError:
+        raise ValueError(f"{given!r} is no cron expression of five fields, such as 15 2 * * *") from None
+    return given
+
+
+def _check_zone(given: str) -> str:
+    if given and given not in available_timezones():
+        raise ValueError(f"no time zone is called {given!r}; write one such as Europe/Paris or UTC")
+    return given
+
+
+Cron = Annotated[str, AfterValidator(_check_cron)]
+"""When something is begun; never, if empty."""
 
 
 class MediaSettings(BaseModel):
@@ -102,10 +137,10 @@ class InboxSettings(BaseModel):
         """The time zone that `time_zone` names; this machine's where it names none.
 
         Raises:
-            InputError: there is none of that name.
+            InputError: there is none of that name, or this machine's cannot be told.
         """
         if not self.time_zone:
-            return get_localzone()
+            return local_zone()
         try:
             return ZoneInfo(self.time_zone)
         except (OSError, ValueError, KeyError):
@@ -118,19 +153,25 @@ class InboxSettings(BaseModel):
 class NightSettings(BaseModel):
     """What Prefect does by itself, and when; see docs/nightly.md."""
 
-    cron: str = Field("15 2 * * *", description="when the inbox is looked through (cron)")
-    check_cron: str = Field("0 5 * * *", description="when the stem store is checked (cron)")
-    retention_cron: str = Field("30 5 * * *", description="when old runs are dropped (cron)")
-    report_cron: str = Field("0 6 * * *", description="when the morning's report is made (cron)")
-    time_zone: str = Field("", description="of these times (Europe/Paris); else that of the inbox, or local")
+    cron: Cron = Field("15 2 * * *", description="when the inbox is looked through (cron)")
+    check_cron: Cron = Field("0 5 * * *", description="when the stem store is checked (cron)")
+    retention_cron: Cron = Field("30 5 * * *", description="when old runs are dropped (cron)")
+    report_cron: Cron = Field("0 6 * * *", description="when the morning's report is made (cron)")
+    time_zone: Annotated[str, AfterValidator(_check_zone)] = Field(
+        "", description="of these times (Europe/Paris); else that of the inbox, or local"
+    )
     backlog_limit: int = Field(
         500, ge=1, description="so many episodes wait or run at once; what is more waits for the next night"
     )
     episodes_at_once: int = Field(1, ge=1, description="so many flow runs does one worker see to at once")
     episode_timeout_s: float = Field(21_600.0, gt=0, description="an episode that takes longer has failed")
     take_ups: int = Field(3, ge=0, description="how often a run whose process died is begun again by itself")
-    old_runs_kept_days: float = Field(30.0, ge=0, description="results that others took the place of")
-    flow_runs_kept_days: float = Field(30.0, ge=1, description="flow runs that have ended, with their logs")
+    old_runs_kept_days: float = Field(
+        30.0, ge=0, le=LONGEST_DAYS, description="results that others took the place of"
+    )
+    flow_runs_kept_days: float = Field(
+        30.0, ge=1, le=LONGEST_DAYS, description="flow runs that have ended, with their logs"
+    )
     webhook_url: SecretStr = Field(SecretStr(""), description="where summaries are posted to, as JSON")
 
 
@@ -173,6 +214,21 @@ class Settings(BaseSettings):
     def resolved_stem_store(self) -> str:
         """``stem_store``, or the folder below ``data_dir``."""
         return self.stem_store or str(self.data_dir.absolute() / "stems")
+
+    @property
+    def night_zone(self) -> str:
+        """Name of the time zone that the night's schedules are meant in.
+
+        Raises:
+            InputError: none is set, and this machine's is called by no name that others know.
+        """
+        name = self.night.time_zone or str(self.inbox.zone)
+        if name not in available_timezones():
+            raise InputError(
+                f"BGM_NIGHT__TIME_ZONE: is not set, and the time zone here has no name but {name!r}, which "
+                "schedules cannot be meant in; set it to one such as Europe/Paris"
+            )
+        return name
 
     @property
     def graphs(self) -> Path:

@@ -18,6 +18,9 @@ SEGMENT_SAMPLES = SEGMENT_S * SAMPLE_RATE
 SCORE_HOP_SAMPLES = SAMPLE_RATE // 10
 """One music score covers this many samples: ten scores a second, 120 a segment."""
 
+LONGEST_DAYS = 36_500
+"""So far back at most is counted from now: earlier there may be no date."""
+
 _TIMECODE = re.compile(r"(?:(\d+):)?(?:(\d{1,2}):)?(\d+(?:\.\d+)?)")
 
 

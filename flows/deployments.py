@@ -96,12 +96,16 @@ def register(settings: Settings, *, now: bool = False) -> list[str]:
 
     Returns:
         What was done besides, a line each.
+
+    Raises:
+        InputError: the time zone of schedules cannot be told; nothing is registered.
     """
+    zone = settings.night_zone
     with get_client(sync_client=True) as client:
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=names.POOL, type="process"))
         missed = _missed_nights(client)
-        ids = {one.flow.name: _deploy(client, one, settings) for one in deployments(settings)}
+        ids = {one.flow.name: _deploy(client, one, zone) for one in deployments(settings)}
         for automation in automations(ids[names.TAKE_UP]):
             _automate(client, automation)
         for run in missed:
@@ -182,15 +186,10 @@ def automations(take_up_id: UUID) -> tuple[AutomationCore, ...]:
     )
 
 
-def time_zone_of(settings: Settings) -> str:
-    """The IANA name of the time zone that schedules are meant in."""
-    return settings.night.time_zone or str(settings.inbox.zone)
-
-
-def _deploy(client: SyncPrefectClient, one: Deployment, settings: Settings) -> UUID:
+def _deploy(client: SyncPrefectClient, one: Deployment, zone: str) -> UUID:
     schedules = []
     if one.cron:
-        schedule = CronSchedule(cron=one.cron, timezone=time_zone_of(settings))
+        schedule = CronSchedule(cron=one.cron, timezone=zone)
         schedules.append(DeploymentScheduleCreate(schedule=schedule))
     return client.create_deployment(
         client.create_flow(one.flow),

@@ -81,7 +81,8 @@ def run_up(
         say: is told what happens, a line at a time.
 
     Raises:
-        InputError: the port is taken, or another `bgm up` runs with these data.
+        InputError: the port is taken, another `bgm up` runs with these data, or the time zone of schedules
+            cannot be told.
         StoreError: the database cannot be used, or the server or the deployments cannot be had.
     """
     open_store(settings).close()
@@ -180,6 +181,7 @@ def _environment(settings: Settings, place: Place, inbox: Path) -> dict[str, str
         "BGM_INBOX__FOLDER": str(inbox.absolute()),
         "BGM_DATABASE_URL": settings.resolved_database_url,
         "BGM_STEM_STORE": settings.resolved_stem_store,
+        "BGM_NIGHT__TIME_ZONE": settings.night_zone,
         WORKING_FOLDER: str(Path.cwd()),
     }
     environment = defaults | dict(os.environ) | fixed

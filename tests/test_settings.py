@@ -62,6 +62,15 @@ def test_an_empty_path_is_none_and_not_the_working_folder(monkeypatch: pytest.Mo
         ("BGM_SEPARATION__BATCH_SIZE", "many"),
         ("BGM_KEEP", "nothing"),
         ("BGM_DETECTION__MIN_DURATION_OFF_S", "13"),
+        ("BGM_NIGHT__CRON", "bad"),
+        ("BGM_NIGHT__CRON", " "),
+        ("BGM_NIGHT__CHECK_CRON", "0 25 * * *"),
+        ("BGM_NIGHT__RETENTION_CRON", "0 5 * * * *"),
+        ("BGM_NIGHT__REPORT_CRON", "0 6 LW * *"),
+        ("BGM_NIGHT__TIME_ZONE", "Europe/Pariss"),
+        ("BGM_NIGHT__TIME_ZONE", "local"),
+        ("BGM_NIGHT__OLD_RUNS_KEPT_DAYS", "1e9"),
+        ("BGM_NIGHT__FLOW_RUNS_KEPT_DAYS", "1e9"),
     ],
 )
 def test_a_wrong_value_is_named_by_its_variable(

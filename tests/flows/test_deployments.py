@@ -12,6 +12,7 @@ import yaml
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.states import Cancelling, Crashed, Pending, Running, Scheduled
 
 from bgm_pipeline.settings import NightSettings, Settings
@@ -40,6 +41,14 @@ def test_the_yaml_says_what_the_code_says() -> None:
         as_code.append(described | ({"schedules": schedules} if one.cron else {}) | {"work_pool": pool})
     assert told["deployments"] == as_code
     assert tuple(one["name"] for one in as_code) == names.FLOWS
+
+
+@pytest.mark.parametrize(
+    "cron",
+    ["*/5 * * * *", "15 2 * jul,Dec WED", "0 1-5/2,23 1,15 * *", "0 6 * * 1-5", "0 0 29 2 *", "0 0 * * 7"],
+)
+def test_prefect_takes_the_schedules_that_settings_take(cron: str) -> None:
+    assert CronSchedule(cron=NightSettings(cron=cron).cron).cron == cron
 
 
 def test_registering_twice_is_registering_once(client: SyncPrefectClient) -> None:
