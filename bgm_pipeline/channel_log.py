@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tzlocal import get_localzone
-
 from bgm_pipeline import query
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.timebase import ms_to_s, s_to_ms
+from bgm_pipeline.zones import local_zone
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -84,7 +83,7 @@ def channel_log(
     """
     from pandas import concat  # noqa: PLC0415
 
-    zone = tz or get_localzone()
+    zone = tz or local_zone()
     begin, end = query.asked_range({"since": since, "until": until, "tz": zone})
     if begin and end and end <= begin:
         raise InputError("the range ends before it begins; --until must be after --since")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bgm_pipeline.exports import Format, LabelFormat
+from bgm_pipeline.timebase import LONGEST_DAYS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -185,7 +186,8 @@ def check(
 @store_app.command()
 def drop_old(
     days: Annotated[
-        float | None, typer.Option(min=0, help="that ended before; else BGM_NIGHT__OLD_RUNS_KEPT_DAYS")
+        float | None,
+        typer.Option(min=0, max=LONGEST_DAYS, help="that ended before; else BGM_NIGHT__OLD_RUNS_KEPT_DAYS"),
     ] = None,
 ) -> None:
     """Drops results that newer ones took the place of, with their stems, and failed runs that were mended."""

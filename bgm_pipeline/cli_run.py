@@ -90,7 +90,7 @@ def process(
                 failed = True
                 typer.echo(f"bgm: {shown(str(error))}", err=True)
                 continue
-            row = query.episodes(store, episode_id=done.episode_id).iloc[0]
+            row = query.episodes(store, episode_id=done.episode_id, tz=settings.inbox.zone).iloc[0]
             music, total = (format_timecode(s_to_ms(row[name])) for name in ("music_s", "duration_s"))
             known = "" if done.is_new else " (known already; --force makes it anew)"
             typer.echo(f"episode {done.episode_id}: {shown(path.name)}: {music} of music in {total}{known}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bgm_pipeline.cli_ask import LARGEST
+from bgm_pipeline.timebase import LONGEST_DAYS
 
 if TYPE_CHECKING:
     from bgm_pipeline.night_report import NightRow
@@ -84,7 +85,9 @@ def deploy(
 
 
 def status(
-    hours: Annotated[float, typer.Option(min=0, help="the night: so many hours back")] = 24,
+    hours: Annotated[
+        float, typer.Option(min=0, max=24 * LONGEST_DAYS, help="the night: so many hours back")
+    ] = 24,
     format: Annotated[Literal["table", "json"], typer.Option(help="of the answer")] = "table",
 ) -> None:
     """Shows server, workers, queue, and what became of the night; exit code 1 if no worker is there."""

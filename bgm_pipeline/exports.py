@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -238,12 +239,12 @@ def labels(store: Store, episode_id: int, form: LabelFormat) -> str:
     """
     from bgm_pipeline import query  # noqa: PLC0415
 
-    known = query.episodes(store, episode_id=episode_id)
+    known = query.episodes(store, episode_id=episode_id, tz=UTC)
     if known.empty or known["run_id"].isna().all():
         raise InputError(f"episode {episode_id} has no finished run; bgm episodes shows what there is")
     spans = [
         (row["start_s"], row["end_s"], _label(row["music_probability"], row["music_to_speech_db"]))
-        for row in query.events(store, episode_id=episode_id).to_dict("records")
+        for row in query.events(store, episode_id=episode_id, tz=UTC).to_dict("records")
     ]
     if form == "audacity":
         return "".join(f"{start:.6f}\t{end:.6f}\t{label}\n" for start, end, label in spans)

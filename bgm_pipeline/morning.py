@@ -59,7 +59,7 @@ def morning_of(store: Store, since: datetime) -> Morning:
     Raises:
         StoreError: the database cannot be read.
     """
-    found = query.episodes(store, tried_since=since)
+    found = query.episodes(store, tried_since=since, tz=since.tzinfo)
     rows = found[~query.are_replaced(found)].to_dict("records")
     states = Counter(row["state"] for row in rows)
     return Morning(

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def done_row(found: FoundFile, done: Processed, store: Store) -> NightRow:
     Raises:
         StoreError: the database cannot be read, or the episode was dropped meanwhile.
     """
-    episodes = query.episodes(store, episode_id=done.episode_id).to_dict("records")
+    episodes = query.episodes(store, episode_id=done.episode_id, tz=UTC).to_dict("records")
     if not episodes:
         raise StoreError(f"its episode {done.episode_id} was dropped meanwhile")
     return _row(found, "new" if done.is_new else "known", episodes[0], done.notes)
@@ -165,7 +166,7 @@ def _episodes_by_path(store: Store, ready: Sequence[FoundFile]) -> defaultdict[s
     by_path = defaultdict(list)
     paths = [kept_path(found.episode.path) for found in ready]
     for at in range(0, len(paths), _PATHS_AT_ONCE):
-        frame = query.episodes(store, paths=paths[at : at + _PATHS_AT_ONCE])
+        frame = query.episodes(store, paths=paths[at : at + _PATHS_AT_ONCE], tz=UTC)
         for episode in frame[frame["started_at"].notna()].to_dict("records"):
             by_path[episode["path"]].append(episode)
     return by_path

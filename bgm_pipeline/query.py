@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, or_, select
 from sqlalchemy.orm import aliased
-from tzlocal import get_localzone
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.media.ffmpeg import is_of_a_cut
 from bgm_pipeline.store.functions import ElapsedMs
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, UtcDateTime
 from bgm_pipeline.timebase import format_timecode
+from bgm_pipeline.zones import local_zone
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -161,7 +161,7 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
         query = query.where(current.music_ms > 0 if music else current.music_ms == 0)
 
     frame = _fetch(store, query)
-    zone = filters.get("tz") or get_localzone()
+    zone = filters.get("tz") or local_zone()
     for column in ("air_start", "started_at", "finished_at"):
         frame[column] = _moments(frame[column], zone)
     duration_ms, music_ms = frame["duration_ms"], frame["music_ms"]
@@ -294,7 +294,7 @@ def parse_moment(text: str, zone: tzinfo | None = None) -> date | datetime:
         raise InputError(
             f"not a date or time: {text!r}; write 2026-03-31, 2026-03-31 20:15 or 2026-03-31T20:15+09:00"
         ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=zone or get_localzone())
+    return moment if moment.tzinfo else moment.replace(tzinfo=zone or local_zone())
 
 
 def _check(filters: EpisodeFilters | SpanFilters, known: type) -> None:
@@ -439,7 +439,7 @@ def asked_range(filters: EpisodeFilters | SpanFilters) -> tuple[datetime | None,
     Raises:
         InputError: they cannot be meant.
     """
-    zone = filters.get("tz") or get_localzone()
+    zone = filters.get("tz") or local_zone()
     since, until = filters.get("since"), filters.get("until")
     end = _moment(until, zone)
     if until is not None and not isinstance(until, datetime):
@@ -502,7 +502,7 @@ def _event_frame(frame: DataFrame, filters: SpanFilters) -> DataFrame:
 
 
 def _with_times(frame: DataFrame, filters: SpanFilters) -> DataFrame:
-    zone = filters.get("tz") or get_localzone()
+    zone = filters.get("tz") or local_zone()
     on_air = _moments(frame["air_start_ms"], zone)
     for end, milliseconds in (("start", frame["start_ms"]), ("end", frame["end_ms"])):
         timecodes = {one: format_timecode(one) for one in milliseconds.unique()}

@@ -1,7 +1,7 @@
 """One episode is one flow run: it can be retried, cancelled and looked at alone."""
 
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -122,9 +122,9 @@ def report(path: str, done: dict[str, Any]) -> str:
     """
     with open_store(load_settings()) as store:
         episode_id = done["episode_id"]
-        if query.episodes(store, episode_id=episode_id)["run_id"].count() == 0:
+        if query.episodes(store, episode_id=episode_id, tz=UTC)["run_id"].count() == 0:
             raise InputError(f"{shown(path)}: its results are gone from the store; press Retry")
-        events = query.events(store, episode_id=episode_id)
+        events = query.events(store, episode_id=episode_id, tz=UTC)
         row = done_row(FoundFile(Path(path).name, Episode(Path(path))), Processed(**done), store)
     columns = ["start_timecode", "end_timecode", "music_probability", "music_to_speech_db"]
     table = events[columns].astype(object).where(events[columns].notna(), None)
@@ -180,7 +180,7 @@ def has_results(done: dict[str, Any], settings: Settings, audio_streams: list[in
     """
     episode_id, networks = done["episode_id"], load_networks(settings)
     with open_store(settings) as store:
-        found = query.episodes(store, episode_id=episode_id)["source_sha256"]
+        found = query.episodes(store, episode_id=episode_id, tz=UTC)["source_sha256"]
         identities = [run_identity(sha256, networks, settings, audio_streams) for sha256 in found]
         return any(store.find_done_run(episode_id, identity) is not None for identity in identities)
 

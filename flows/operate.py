@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
@@ -100,7 +100,8 @@ def failed_episodes(store: Store, api_url: str, since: datetime | None = None) -
     """
     with server_of(api_url) as client:
         see_failures(client, store, since)
-    return [int(number) for number in query.episodes(store, state="failed", tried_since=since)["episode_id"]]
+    failed = query.episodes(store, state="failed", tried_since=since, tz=UTC)
+    return [int(number) for number in failed["episode_id"]]
 
 
 def rerun(store: Store, settings: Settings, api_url: str, episode_ids: Sequence[int]) -> Iterator[NightRow]:

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from sqlalchemy import Row, event, text
 from store.samples import ON_AIR, add_episode, add_programme, add_run, files, identity, on_sqlite
-from tzlocal import get_localzone
 
 from bgm_pipeline import query
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store, upgrade_database
+from bgm_pipeline.zones import local_zone
 
 NEWS, QUIZ, LATE = "Evening News", "100 % Quiz", "ÄRZTE late"
 
@@ -209,7 +209,7 @@ def test_moments_are_read_as_people_write_them() -> None:
     assert query.parse_moment("2026-03-31T20:15:30+02:00") == datetime(2026, 3, 31, 18, 15, 30, tzinfo=UTC)
     assert query.parse_moment("20260331") == date(2026, 3, 31)
     in_local_time = query.parse_moment("2026-03-31 20:15")
-    assert isinstance(in_local_time, datetime) and in_local_time.tzinfo == get_localzone()
+    assert isinstance(in_local_time, datetime) and in_local_time.tzinfo == local_zone()
     for wrong in ("yesterday", "2026-13-01", "31.03.2026", ""):
         with pytest.raises(InputError, match="not a date or time: "):
             query.parse_moment(wrong)

@@ -99,7 +99,8 @@ def timeline_of(store: Store, episode_id: int, settings: Settings) -> Timeline:
     from bgm_pipeline.store.orm import RunRow  # noqa: PLC0415
     from bgm_pipeline.store.span import stem_span  # noqa: PLC0415
 
-    known = query.episodes(store, episode_id=episode_id, tz=settings.inbox.zone)
+    zone = settings.inbox.zone
+    known = query.episodes(store, episode_id=episode_id, tz=zone)
     if known.empty or known["run_id"].isna().all():
         raise InputError(f"episode {episode_id} has no finished run; bgm episodes shows what there is")
     episode = known.iloc[0]
@@ -126,11 +127,11 @@ def timeline_of(store: Store, episode_id: int, settings: Settings) -> Timeline:
                 row["music_probability"],
                 _db(row["music_to_speech_db"]),
             )
-            for row in query.segments(store, episode_id=episode_id).to_dict("records")
+            for row in query.segments(store, episode_id=episode_id, tz=zone).to_dict("records")
         ],
         events=[
             Span(row["start_s"], row["end_s"], _db(row["music_to_speech_db"]))
-            for row in query.events(store, episode_id=episode_id).to_dict("records")
+            for row in query.events(store, episode_id=episode_id, tz=zone).to_dict("records")
         ],
         music=envelope(stem_span(store, episode_id, 0, duration_ms).blocks(), duration_samples),
         mixture=_level_of_file(path, int(episode["size_bytes"]), selection, duration_samples, settings),
