@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, get_args
 
 from bgm_pipeline.errors import InputError
@@ -156,12 +156,13 @@ def _write_json(frames: Iterator[DataFrame], file: BinaryIO) -> None:
 def _write_workbook(frames: Iterator[DataFrame], file: BinaryIO) -> None:
     """One sheet whose first row names the columns, stays in sight and filters."""
     from xlsxwriter import Workbook  # noqa: PLC0415
+    from xlsxwriter.exceptions import FileCreateError  # noqa: PLC0415
 
-    # Left to itself XlsxWriter makes formulas and links of texts that look like them.
-    options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
-    # Its own file, since it calls whatever a pipe or a disk says a fault of its own.
-    with TemporaryFile() as made:
-        book = Workbook(made, options)
+    # Its own files, since it calls whatever a pipe or a disk says a fault of its own, and leaves some behind.
+    with TemporaryDirectory() as folder, TemporaryFile() as made:
+        # Left to itself it makes formulas and links of texts that look like them.
+        options = {"strings_to_formulas": False, "strings_to_urls": False}
+        book = Workbook(made, {"constant_memory": True, "tmpdir": folder, **options})
         sheet = book.add_worksheet("bgm")
         sheet.freeze_panes(1, 0)
         plain = map(_plain, _fitting_a_sheet(frames))
@@ -175,7 +176,11 @@ def _write_workbook(frames: Iterator[DataFrame], file: BinaryIO) -> None:
         for last, row in enumerate(chain.from_iterable(rows), 1):
             sheet.write_row(last, 0, [_for_cell(cell) if isinstance(cell, str) else cell for cell in row])
         sheet.autofilter(0, 0, last, len(first.columns) - 1)
-        book.close()
+        try:
+            book.close()
+        except FileCreateError as error:
+            cure = "make room there, or name another folder in TMPDIR"
+            raise InputError(f"{folder}: a workbook cannot be made there ({error}); {cure}") from error
         made.seek(0)
         shutil.copyfileobj(made, file)
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,7 @@ def writing(path: Path, cure: str) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes its place once it is whole; until then what was there stays.
 
-    Devices and pipes are written to as they are.
+    Devices and pipes are written to as they are, and a file in a folder that takes no other.
 
     Raises:
         OSError: it cannot be written.
@@ -51,13 +52,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     place = path.resolve()
-    partial = place.with_name(f"{place.name}.tmp")
     try:
-        with partial.open("wb") as file:
+        descriptor, name = tempfile.mkstemp(prefix=".bgm-", dir=place.parent)
+    except PermissionError:  # nothing can be made beside it, but what is there may be written to
+        with path.open("wb") as file:
             yield file
+        return
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        partial.chmod(place.stat().st_mode & 0o777 if place.exists() else 0o666 & ~_umask())
         partial.replace(place)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    now = os.umask(0o077)
+    os.umask(now)
+    return now
 
 
 @contextmanager

@@ -67,13 +67,14 @@ def refuse_another(
     if meant_sha256 in (None, source_sha256):
         return
     name = read_name(str(episode.path.with_suffix("")), compile_patterns(settings.patterns), settings.zone)
-    if (name.channel, name.title, name.air_start) != (episode.channel, episode.title, episode.air_start):
+    told = (episode.channel, name.channel), (episode.title, name.title), (episode.air_start, name.air_start)
+    if any(known and known != of_name for known, of_name in told):
         raise another_lies_there(episode.path)
 
 
 def another_lies_there(path: Path) -> InputError:
     """The refusal of bytes that were not meant."""
-    cure = "put the former one back, or leave this one to the next night"
+    cure = "put the former one back; this one is for the next night, or for bgm process"
     return InputError(f"{shown(path)}: another recording lies there now; {cure}")
 
 

@@ -42,7 +42,10 @@ def _check_cron(given: str) -> str:
         if given:
             CronSim(given, datetime.now(UTC))
     except CronSimError:
-        raise ValueError(f"{given!r} is no cron expression of five fields, such as 15 2 * * *") from None
+        raise ValueError(
+            f"{given!r} is no cron expression that all programs read alike: five fields, such as 15 2 * * *, "
+            "without L, W, # and ?, and no range that runs backwards"
+        ) from None
     return given
 
 

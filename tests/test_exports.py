@@ -241,6 +241,31 @@ def test_more_rows_than_a_workbook_holds_are_refused() -> None:
         exports.render(frame, "xlsx")
 
 
+@pytest.mark.parametrize("form", ["csv", "xlsx", "json", "parquet"])
+def test_an_answer_that_breaks_off_leaves_what_was_there_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Format
+) -> None:
+    (temporary := tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    (out := tmp_path / f"log.{form}").write_text("of yesterday")
+    (beside := tmp_path / f"log.{form}.tmp").write_text("somebody's own")
+    out.chmod(0o600)
+
+    def frames(is_whole: bool) -> Iterator[pd.DataFrame]:
+        yield pd.DataFrame({"episode_id": range(10_000)})
+        if not is_whole:
+            raise InputError("the database went away")
+
+    with pytest.raises(InputError, match="went away"):
+        exports.write_frames(frames(False), form, out)
+    assert out.read_text() == "of yesterday"
+    exports.write_frames(frames(True), form, out)
+    assert out.stat().st_size > 10_000
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert beside.read_text() == "somebody's own"
+    assert {*tmp_path.iterdir()} == {temporary, out, beside} and not any(temporary.iterdir())
+
+
 def test_parquet_is_read_back_with_its_types(filled: Store, tmp_path: Path) -> None:
     path = tmp_path / "segments.parquet"
     asked = query.segments(filled, tz=UTC)

@@ -67,6 +67,7 @@ def test_schedules_want_a_zone_with_a_name(bgm: Bgm, set_to: Callable[[str], Non
     """As where /etc/localtime is a plain file, and nothing says of which zone."""
     zone = next(path for folder in TZPATH if (path := Path(folder, "Europe/Paris")).is_file())
     set_to(str(shutil.copy(zone, tmp_path / "local")))
+    assert bgm("db", "upgrade").returncode == 0
     assert bgm("episodes").returncode == 0
     done = bgm("up")
     assert (done.returncode, done.stdout) == (1, "")

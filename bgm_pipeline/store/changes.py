@@ -1,8 +1,9 @@
 """What a transaction does to the rows of runs."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Select, delete, or_, select, update
+from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from bgm_pipeline.store.functions import Clock
@@ -49,6 +50,17 @@ def make_current(session: Session, run_id: int, episode_id: int) -> None:
     for others in (of_episode, of_others):
         session.execute(update(RunRow).where(others, RunRow.is_current).values(is_current=False))
     session.execute(update(RunRow).where(of_episode, RunRow.id == run_id).values(is_current=True))
+
+
+def show_again(session: Session, episode_ids: Iterable[int]) -> None:
+    """Shows the newest results of those episodes that are not shown, though nothing takes their place any
+    more; of several in one place the newest."""
+    for episode_id in sorted(episode_ids, reverse=True):
+        is_in_place = or_(RunRow.episode_id == episode_id, RunRow.episode_id.in_(in_its_place(episode_id)))
+        if session.scalar(select(RunRow.id).where(RunRow.is_current, is_in_place).limit(1)) is None:
+            is_good = RunRow.episode_id == episode_id, RunRow.state == "done"
+            newest = select(func.max(RunRow.id)).where(*is_good).scalar_subquery()
+            session.execute(update(RunRow).where(*is_good, RunRow.id == newest).values(is_current=True))
 
 
 def drop_replaced(session: Session, episode_id: int) -> None:

@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted: its process ended without a word; run the episode again"
 
+_AIRING = ("channel", "air_start")
+"""What tells one broadcast from another, with the place of its file."""
+
 
 class EpisodeBusyError(StoreError):
     """Another process is at work on the episode right now.
@@ -105,7 +108,8 @@ class Store:
         """The number of an episode, which is new if no file with these bytes was seen before.
 
         A file that has moved gets its new path; what is told of channel, title and air time replaces
-        what was known, what is left empty does not.
+        what was known, what is left empty does not. A recording whose place it had taken is shown again where
+        it turns out to have been another broadcast.
 
         Args:
             is_news: False where what is told may be older than what is known, and only fills gaps.
@@ -124,7 +128,7 @@ class Store:
                 new = {"channel": "", "title": "", "registered_at": Clock(), **values}
                 with suppress(IntegrityError), session.begin_nested():
                     session.execute(insert(EpisodeRow).values(source_sha256=source_sha256, **new))
-            columns = [getattr(EpisodeRow, name) for name in told]
+            columns = [EpisodeRow.id, *(getattr(EpisodeRow, name) for name in told)]
             known = session.execute(select(*columns).where(same_bytes).with_for_update()).one_or_none()
             if known is None:
                 raise StoreError(f"{episode.path}: its episode was dropped just now; process it again")
@@ -132,11 +136,13 @@ class Store:
                 del values["path"]
             if is_copy or not is_news:
                 values = {name: value for name, value in values.items() if not known._mapping.get(name)}
-            episode_id = session.execute(
-                update(EpisodeRow).where(same_bytes).values(values).returning(EpisodeRow.id)
-            ).scalar_one()
-        self._sweep(episode_id)
-        return episode_id
+            hidden = session.scalars(changes.in_its_place(known.id)).all()
+            session.execute(update(EpisodeRow).where(same_bytes).values(values))
+            # Not where its file went elsewhere alone: then it took that place all the same.
+            if any(known._mapping[name] != values.get(name, known._mapping[name]) for name in _AIRING):
+                changes.show_again(session, [known.id, *hidden])
+        self._sweep(known.id)
+        return int(known.id)
 
     @outlasting_restarts
     def episode_of(self, source_sha256: str) -> Episode | None:
@@ -397,6 +403,8 @@ class Store:
     def drop_episode(self, episode_id: int) -> None:
         """Remove an episode with all its runs and their stems. Its number is not given again.
 
+        A recording whose place it had taken is shown again.
+
         Raises:
             EpisodeBusyError: a process that lives is at work on it.
             StoreError: there is none of this number; or the stem store cannot be read, or is another; or it
@@ -408,7 +416,9 @@ class Store:
             for run, is_live in runs_in_progress(session, self.stems.namespace, episode_id):
                 if is_live:
                     raise EpisodeBusyError(_being_processed(run))
+            hidden = session.scalars(changes.in_its_place(episode_id)).all()
             session.execute(delete(EpisodeRow).where(EpisodeRow.id == episode_id))
+            changes.show_again(session, hidden)
         try:
             self.stems.remove_episode(episode_id)
         except StoreError as error:

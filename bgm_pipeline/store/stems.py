@@ -221,12 +221,18 @@ class StemWriter:
     def discard(self, segment_index: int) -> None:
         """Remove the stem of a segment again, if there is one.
 
+        Where the store refuses, it stays, and belongs to no run.
+
         Raises:
             StoreError: it cannot be removed.
         """
         for stem in [stem for stem in self._stems if stem.segment_index == segment_index]:
             with self._writing(stem.key):
-                self._storage.remove(stem.key)
+                try:
+                    self._storage.remove(stem.key)
+                except PermissionError as error:
+                    told = f"{error.strerror}; then run: bgm store check --remove"
+                    log.warning("%s: %s", self._storage.shown(stem.key), told)
             self._stems.remove(stem)
 
     def commit(self) -> tuple[Stem, ...]:

@@ -24,7 +24,7 @@ from flows.episode import load_networks
 from flows.nightly import DEPLOYMENT, nightly_flow, parameters_of
 from flows.operate import failed_episodes, reprocess, rerun
 
-CURE = "put the former one back, or leave this one to the next night"
+CURE = "put the former one back; this one is for the next night, or for bgm process"
 
 
 def night() -> str:

@@ -293,6 +293,27 @@ def test_a_recording_is_shown_no_more_when_another_of_its_air_time_lies_in_its_p
 
 
 @everywhere
+@pytest.mark.parametrize("change", ["told", "dropped", "moved"])
+def test_a_recording_is_shown_again_that_turns_out_not_to_be_replaced(store: Store, change: str) -> None:
+    first, second, later = numbers = [1, 2, 3]
+    for number, name in zip(numbers, ("first", "second", "later"), strict=True):
+        assert add_at(store, name, "One", ON_AIR) == number
+        add_run(store, number, identity(name), LEVELS)
+    assert store.replaced_by(later) == [first, second]
+    if change == "told":  # the table that said when it was on air was that of the recording before
+        assert add_at(store, "later", "One", ON_AIR + timedelta(days=1)) == later
+    elif change == "dropped":
+        store.drop_episode(later)
+    else:
+        moved = Episode(Path("/archive/a.ts"), "One", "later", ON_AIR)
+        store.register_episode(moved, sha256("later"), 1_000)
+    shown = {one for one in numbers if store.is_shown(one)}
+    # Of those that lay in one place the newer one counts; what only moved had taken the place all the same.
+    assert shown == {"told": {second, later}, "dropped": {second}, "moved": {later}}[change]
+    assert set(query.segments(store)["episode_id"]) == shown
+
+
+@everywhere
 def test_with_its_last_run_a_replaced_recording_is_dropped_whole(store: Store) -> None:
     for name in ("wrong", "right"):
         add_run(store, add_at(store, name, "One", ON_AIR), identity(name), LEVELS)
