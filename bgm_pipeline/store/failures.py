@@ -62,8 +62,14 @@ def note_failures(store: Store, failed: Iterable[FailedFlowRun]) -> None:
                 RunRow.flow_run_url.endswith(one.flow_run_id),
                 or_(RunRow.state != "failed", ~has_ended_before),
             )
+            # Of a file that was mended, and failed again, the run is that of its new bytes.
+            in_its_place = select(EpisodeRow.id).where(EpisodeRow.path == plain_text(one.path))
+            is_of_episode = RunRow.episode_id == episode.id
             told = select(RunRow.id).where(
-                RunRow.episode_id == episode.id, or_(is_its_own, RunRow.started_at > one.failed_at)
+                or_(
+                    and_(or_(is_of_episode, RunRow.episode_id.in_(in_its_place)), is_its_own),
+                    and_(is_of_episode, RunRow.started_at > one.failed_at),
+                )
             )
             if session.scalar(told.limit(1)) is None:
                 session.add(_failed_run(episode.id, episode.source_sha256, one))

@@ -80,6 +80,18 @@ def test_a_failure_is_that_of_the_bytes_that_were_meant(store: Store) -> None:
     assert query.episodes(store, state="failed")["title"].tolist() == ["last week"]
 
 
+def test_a_mended_file_that_fails_again_has_failed_once(store: Store) -> None:
+    broken, mended = (
+        store.register_episode(Episode(Path("/inbox/a.ts"), title=name), sha256(name), 1)
+        for name in ("broken", "mended")
+    )
+    failure = replace(failed_run_of(store, "a.ts", 0, "11"), source_sha256=sha256("broken"))
+    store.fail_run(store.start_run(mended, identity("mended"), failure.flow_run_url), "no music in it")
+    note_failures(store, [failure])
+    states = query.episodes(store).set_index("episode_id")["state"]
+    assert (states[broken], states[mended]) == ("new", "failed")
+
+
 def test_another_try_of_a_flow_run_that_failed_earlier_is_told_of(store: Store) -> None:
     add_episode(store, "a.ts")
     first, second = (failed_run_of(store, "a.ts", seconds, "11") for seconds in (3600, 60))
