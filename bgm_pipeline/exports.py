@@ -56,6 +56,13 @@ def write(frame: DataFrame, form: Format, out: Path | None = None) -> None:
     A file is there once it is whole; until then what was there stays. One of CSV begins with a byte order
     mark; what goes to other programs through a pipe does not.
 
+    Moments are ISO 8601 with their offset. What is not known is empty in CSV and null in JSON, which is a
+    list of objects, one a line. Times inside a recording are numbers in seconds (`start_s`, `end_s`).
+
+    JSON and Parquet hold every text as it is. CSV is opened with spreadsheets, which take text for a formula
+    where it starts like one: there it gets an apostrophe in front, and control characters are spelled out.
+    They are in workbooks, too, whose texts need no apostrophe; of a text, a cell holds 32,767 UTF-16 units.
+
     Raises:
         InputError: the file cannot be written, or the format is not for a terminal, or cannot hold it.
     """
@@ -93,24 +100,6 @@ def write_file(content: bytes, out: Path) -> None:
     """
     with writing(out, _CURE), replacing(out) as file:
         file.write(content)
-
-
-def render(frame: DataFrame, form: Format) -> bytes:
-    """The bytes of an answer.
-
-    Moments are ISO 8601 with their offset. What is not known is empty in CSV and null in JSON, which is a
-    list of objects, one a line. Times inside a recording are numbers in seconds (`start_s`, `end_s`).
-
-    JSON and Parquet hold every text as it is. CSV is opened with spreadsheets, which take text for a formula
-    where it starts like one: there it gets an apostrophe in front, and control characters are spelled out.
-    They are in workbooks, too, whose texts need no apostrophe; of a text, a cell holds 32,767 UTF-16 units.
-
-    Raises:
-        InputError: a workbook cannot hold so many rows.
-    """
-    content = io.BytesIO()
-    _WRITERS[form](iter((frame,)), content)
-    return content.getvalue()
 
 
 def _write_table(frames: Iterator[DataFrame], file: BinaryIO) -> None:

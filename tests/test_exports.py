@@ -13,6 +13,7 @@ from weakref import ref
 import pandas as pd
 import pytest
 from openpyxl import load_workbook
+from rendered import render
 from store.samples import ON_AIR, add_episode, add_programme, identity
 
 from bgm_pipeline import exports, query
@@ -35,7 +36,7 @@ def filled(tmp_path: Path) -> Iterator[Store]:
 
 
 def as_text(frame: pd.DataFrame, form: Format) -> str:
-    return exports.render(frame, form).decode()
+    return render(frame, form).decode()
 
 
 def test_json_is_a_list_of_objects_with_times_as_numbers(filled: Store) -> None:
@@ -238,7 +239,7 @@ def test_a_workbook_without_rows_names_its_columns(filled: Store, tmp_path: Path
 def test_more_rows_than_a_workbook_holds_are_refused() -> None:
     frame = pd.DataFrame({"episode_id": range(2**20)})
     with pytest.raises(InputError, match=r"holds 1048575 rows, and these are more; ask for less"):
-        exports.render(frame, "xlsx")
+        render(frame, "xlsx")
 
 
 @pytest.mark.parametrize("form", ["csv", "xlsx", "json", "parquet"])

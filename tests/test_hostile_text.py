@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nights import environment_of, record, small_settings
 from openpyxl import load_workbook
+from rendered import render
 from sqlalchemy import text
 from store.samples import ON_AIR, add_programme, on_sqlite
 
@@ -77,10 +78,10 @@ def test_a_title_is_only_a_title(store: Store, title: str) -> None:
     assert asked["channel"].tolist() == [title]
     with store.reading() as connection:
         assert connection.scalar(text("SELECT count(*) FROM episodes")) == 2
-    table = exports.render(query.episodes(store), "table").decode()
+    table = render(query.episodes(store), "table").decode()
     assert all(line.isprintable() for line in table.splitlines())
     assert table.endswith("2 rows\n")
-    assert json.loads(exports.render(asked, "json"))[0]["title"] == title
+    assert json.loads(render(asked, "json"))[0]["title"] == title
     assert exports.labels(store, 2, "webvtt").splitlines()[2:] == [
         "00:00:00.000 --> 00:00:12.000",
         "music 80 % -3.0 dB",
@@ -97,7 +98,7 @@ def test_a_title_is_only_a_title_in_a_picture(store: Store, store_settings: Sett
 @given(st.one_of(free_text, tricky, st.sampled_from(TITLES)))
 def test_no_text_becomes_a_formula_of_a_spreadsheet(title: str) -> None:
     frame = pd.DataFrame({"channel": [title], "title": ["x"], "path": [f"/inbox/{title}"]}, dtype="string")
-    table = exports.render(frame, "csv")
+    table = render(frame, "csv")
     for delimiter in (",", ";"):
         assert not [cell for cell in cells_of(table, delimiter) if cell.startswith(FORMULA)]
     assert not STEERS.search(table.decode())
@@ -109,7 +110,7 @@ def test_no_text_becomes_a_formula_of_a_spreadsheet(title: str) -> None:
 @given(st.one_of(free_text, tricky, st.sampled_from(TITLES)))
 def test_every_text_is_a_text_in_a_workbook(title: str) -> None:
     frame = pd.DataFrame({"title": [title], "path": [f"{title}x"]}, dtype="string")
-    sheet = load_workbook(io.BytesIO(exports.render(frame, "xlsx"))).active
+    sheet = load_workbook(io.BytesIO(render(frame, "xlsx"))).active
     assert sheet is not None
     cells = [sheet.cell(2, column) for column in (1, 2)]
     assert cells[1].data_type == "s" and cells[1].hyperlink is None
@@ -122,14 +123,14 @@ def test_every_text_is_a_text_in_a_workbook(title: str) -> None:
 @given(st.one_of(free_text, tricky))
 def test_json_holds_every_text_as_it_is(title: str) -> None:
     frame = pd.DataFrame({"title": [title]}, dtype="string")
-    rendered = exports.render(frame, "json").decode()
+    rendered = render(frame, "json").decode()
     assert json.loads(rendered) == [{"title": title}]
     assert not STEERS.search(rendered)
 
 
 def test_numbers_below_zero_stay_numbers(store: Store) -> None:
     add_programme(store, "1.ts", (-3.25,), "One")
-    (row,) = csv.DictReader(io.StringIO(exports.render(query.events(store), "csv").decode()))
+    (row,) = csv.DictReader(io.StringIO(render(query.events(store), "csv").decode()))
     assert row["music_to_speech_db"] == "-3.25"
 
 
