@@ -2,11 +2,11 @@
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from bgm_pipeline.errors import InputError
 
@@ -52,26 +52,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     place = path.resolve()
+    partial = place.with_name(f".bgm-{uuid4().hex}")
     try:
-        descriptor, name = tempfile.mkstemp(prefix=".bgm-", dir=place.parent)
+        whole = partial.open("xb")
     except PermissionError:  # nothing can be made beside it, but what is there may be written to
         with path.open("wb") as file:
             yield file
         return
-    partial = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        partial.chmod(place.stat().st_mode & 0o777 if place.exists() else 0o666 & ~_umask())
+        with whole:
+            yield whole
+        if place.exists():
+            partial.chmod(place.stat().st_mode & 0o777)
         partial.replace(place)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    now = os.umask(0o077)
-    os.umask(now)
-    return now
 
 
 @contextmanager

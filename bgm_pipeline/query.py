@@ -29,6 +29,7 @@ from sqlalchemy.orm import aliased
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.media.ffmpeg import is_of_a_cut
+from bgm_pipeline.store.changes import has_results
 from bgm_pipeline.store.functions import ElapsedMs
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, UtcDateTime
 from bgm_pipeline.timebase import format_timecode
@@ -246,10 +247,8 @@ def recordings(store: Store, **filters: Unpack[EpisodeFilters]) -> list[Recordin
         InputError: a filter is not known, or its value cannot be meant.
     """
     _check(filters, EpisodeFilters)
-    good = aliased(RunRow)
-    has_results = select(good.id).where(good.episode_id == EpisodeRow.id, good.state == "done").exists()
     query = (
-        select(_ON_AIR_MS, RunRow.duration_ms, RunRow.gaps, and_(RunRow.id.is_(None), has_results))
+        select(_ON_AIR_MS, RunRow.duration_ms, RunRow.gaps, and_(RunRow.id.is_(None), has_results()))
         .select_from(EpisodeRow)
         .outerjoin(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.is_current))
         .where(*_episode_conditions(store, filters, RunRow.duration_ms))

@@ -7,7 +7,7 @@ from pathlib import Path
 from bgm_pipeline.errors import InputError, MediaError
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import sha256_of
-from bgm_pipeline.naming import compile_patterns, read_name
+from bgm_pipeline.naming import Told, compile_patterns, read_name
 from bgm_pipeline.settings import InboxSettings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.rows import kept_path
@@ -67,8 +67,7 @@ def refuse_another(
     if meant_sha256 in (None, source_sha256):
         return
     name = read_name(str(episode.path.with_suffix("")), compile_patterns(settings.patterns), settings.zone)
-    told = (episode.channel, name.channel), (episode.title, name.title), (episode.air_start, name.air_start)
-    if any(known and known != of_name for known, of_name in told):
+    if _is_contradicted(episode, name):
         raise another_lies_there(episode.path)
 
 
@@ -92,13 +91,14 @@ def _is_copy(path: Path, source_sha256: str, known: Path) -> bool:
 
 def _moved(before: Episode, after: Episode, zone: tzinfo) -> Iterator[str]:
     """That an airing is another one now; nothing where no more than gaps were filled."""
-    pairs = (
-        (before.channel, after.channel),
-        (before.title, after.title),
-        (before.air_start, after.air_start),
-    )
-    if any(was and was != now for was, now in pairs):
+    if _is_contradicted(before, after):
         yield f"known as {_airing(before, zone)} before, now as {_airing(after, zone)}"
+
+
+def _is_contradicted(known: Episode, told: Episode | Told) -> bool:
+    """Whether something else is told of channel, title or air time than is known; not where nothing was."""
+    names = ("channel", "title", "air_start")
+    return any((was := getattr(known, name)) and was != getattr(told, name) for name in names)
 
 
 def _airing(episode: Episode, zone: tzinfo) -> str:

@@ -36,11 +36,12 @@ _BEYOND_CRON = re.compile(r"(?<!JU)L|W(?!ED)|#", re.IGNORECASE)
 def _check_cron(given: str) -> str:
     from cronsim import CronSim, CronSimError  # noqa: PLC0415 - few set another than the default
 
+    if not given:
+        return given
     try:
-        if given and (len(given.split()) != 5 or _BEYOND_CRON.search(given)):
+        if len(given.split()) != 5 or _BEYOND_CRON.search(given):
             raise CronSimError
-        if given:
-            CronSim(given, datetime.now(UTC))
+        CronSim(given, datetime.now(UTC))
     except CronSimError:
         raise ValueError(
             f"{given!r} is no cron expression that all programs read alike: five fields, such as 15 2 * * *, "

@@ -8,6 +8,7 @@ from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.store.changes import has_results
 from bgm_pipeline.store.orm import EpisodeRow, RunRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.types import Episode
@@ -40,10 +41,8 @@ def newest_attempts(store: Store, episode_ids: Sequence[int]) -> list[Attempt]:
     """
     later = aliased(RunRow)
     newest_id = select(func.max(later.id)).where(later.episode_id == EpisodeRow.id).scalar_subquery()
-    good = aliased(RunRow)
-    has_results = select(good.id).where(good.episode_id == EpisodeRow.id, good.state == "done").exists()
     query = (
-        select(EpisodeRow, RunRow, has_results)
+        select(EpisodeRow, RunRow, has_results())
         .outerjoin(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.id == newest_id))
         .where(EpisodeRow.id.in_(episode_ids))
     )

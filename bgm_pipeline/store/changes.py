@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy import Exists, Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from bgm_pipeline.store.functions import Clock
@@ -40,6 +40,12 @@ def in_its_place(episode_id: int) -> Select[tuple[int]]:
         other.air_start == this.air_start,
         other.path == this.path,
     )
+
+
+def has_results() -> Exists:
+    """Whether an episode of a query has a good run, shown or not."""
+    good = aliased(RunRow)
+    return select(good.id).where(good.episode_id == EpisodeRow.id, good.state == "done").exists()
 
 
 def make_current(session: Session, run_id: int, episode_id: int) -> None:

@@ -136,11 +136,11 @@ class Store:
                 del values["path"]
             if is_copy or not is_news:
                 values = {name: value for name, value in values.items() if not known._mapping.get(name)}
-            hidden = session.scalars(changes.in_its_place(known.id)).all()
-            session.execute(update(EpisodeRow).where(same_bytes).values(values))
             # Not where its file went elsewhere alone: then it took that place all the same.
-            if any(known._mapping[name] != values.get(name, known._mapping[name]) for name in _AIRING):
-                changes.show_again(session, [known.id, *hidden])
+            is_another = any(values.get(name, was := known._mapping[name]) != was for name in _AIRING)
+            freed = [known.id, *session.scalars(changes.in_its_place(known.id))] if is_another else []
+            session.execute(update(EpisodeRow).where(same_bytes).values(values))
+            changes.show_again(session, freed)
         self._sweep(known.id)
         return int(known.id)
 
@@ -165,15 +165,14 @@ class Store:
     @outlasting_restarts
     def replaced_by(self, episode_id: int) -> list[int]:
         """The episodes that are not shown, though they have results, since this one took their place."""
-        has_results, is_shown = (
-            select(RunRow.id).where(RunRow.episode_id == EpisodeRow.id, of_run).exists()
-            for of_run in (RunRow.state == "done", RunRow.is_current)
-        )
+        is_shown = select(RunRow.id).where(RunRow.episode_id == EpisodeRow.id, RunRow.is_current).exists()
         replaced = EpisodeRow.id.in_(changes.in_its_place(episode_id))
         with self.reading() as connection:
             return list(
                 connection.scalars(
-                    select(EpisodeRow.id).where(replaced, has_results, ~is_shown).order_by(EpisodeRow.id)
+                    select(EpisodeRow.id)
+                    .where(replaced, changes.has_results(), ~is_shown)
+                    .order_by(EpisodeRow.id)
                 )
             )
 

@@ -195,7 +195,7 @@ class Mixer:
             span = beside(span, self.track(length, rng), rng)
         if s.narrow and rng.random() < s.narrow:
             span = narrow(span, rng)
-        if self.settings.two_tracks and rng.random() < self.settings.two_tracks:
+        if s.two_tracks and rng.random() < s.two_tracks:
             span = beside(span, self.track(length, rng), rng)
         return span
 
@@ -364,15 +364,18 @@ def colour(samples: Samples, rng: Generator) -> Samples:
 def band_limit(samples: Samples, rng: Generator) -> Samples:
     """Without what is below 60 to 400 Hz and above 3 to 7 kHz."""
     edges_hz = 60 * (400 / 60) ** rng.random(), rng.uniform(3000, 7000)
-    band = butter(4, edges_hz, "bandpass", fs=SAMPLE_RATE, output="sos")
-    return np.asarray(sosfilt(band, samples), dtype=np.float32)
+    return _within(samples, 4, edges_hz)
 
 
 def narrow(samples: Samples, rng: Generator) -> Samples:
     """Without what is outside a band of one to six octaves, which begins anywhere from 20 Hz to 3 kHz."""
     low_hz = 20 * 150 ** rng.random()
     high_hz = min(low_hz * 2 ** rng.uniform(1, 6), 0.49 * SAMPLE_RATE)
-    band = butter(int(rng.integers(1, 5)), (low_hz, high_hz), "bandpass", fs=SAMPLE_RATE, output="sos")
+    return _within(samples, int(rng.integers(1, 5)), (low_hz, high_hz))
+
+
+def _within(samples: Samples, order: int, edges_hz: tuple[float, float]) -> Samples:
+    band = butter(order, edges_hz, "bandpass", fs=SAMPLE_RATE, output="sos")
     return np.asarray(sosfilt(band, samples), dtype=np.float32)
 
 

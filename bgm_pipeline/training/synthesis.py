@@ -41,7 +41,7 @@ def swept_noise(length: int, rng: Generator) -> Samples:
     low = wander(frames, math.log2(20), math.log2(4000), rng)
     high = low + wander(frames, 0.3, 5, rng)
     outside = np.maximum(0, low - octaves) + np.maximum(0, octaves - high)
-    gain_db = -outside * rng.uniform(12, 72) + np.maximum(-60, wander(frames, -60, 20, rng).clip(max=0))
+    gain_db = -outside * rng.uniform(12, 72) + wander(frames, -60, 20, rng).clip(max=0)
     _, out = istft(noise * 10 ** (gain_db / 20), SAMPLE_RATE, nperseg=window)
     return np.asarray(out[:length], dtype=np.float32)
 
