@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bgm_pipeline import query
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.filters import FIRST_YEAR, asked_range
 from bgm_pipeline.timebase import ms_to_s, s_to_ms
 from bgm_pipeline.zones import local_zone
 
@@ -84,13 +85,13 @@ def channel_log(
     from pandas import concat  # noqa: PLC0415
 
     zone = tz or local_zone()
-    begin, end = query.asked_range({"since": since, "until": until, "tz": zone})
+    begin, end = asked_range({"since": since, "until": until, "tz": zone})
     if begin and end and end <= begin:
         raise InputError("the range ends before it begins; --until must be after --since")
     # What lies just outside decides whether a hole at a border is filled, so that two days add up to both.
     hole = timedelta(seconds=min_duration_off_s)
     # Nor is there anything before the first year that queries know.
-    wider = since if begin is None or begin.year <= query.FIRST_YEAR else begin - hole
+    wider = since if begin is None or begin.year <= FIRST_YEAR else begin - hole
 
     begin_ms, end_ms = _ms(begin) if begin else -sys.maxsize, _ms(end) if end else sys.maxsize
     frames, sums, without_results, replaced = [_frame([], zone)], [], 0, 0

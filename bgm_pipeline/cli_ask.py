@@ -1,4 +1,4 @@
-"""``bgm episodes``, ``segments``, ``events``, ``labels``, ``stem``, ``store`` and ``db``."""
+"""``bgm episodes``, ``segments``, ``events``, ``labels``, ``stem``, ``correct``, ``store`` and ``db``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from bgm_pipeline.exports import Format, LabelFormat
 from bgm_pipeline.timebase import LONGEST_DAYS
 
 if TYPE_CHECKING:
+    from datetime import datetime, tzinfo
+
     from pandas import DataFrame
 
     from bgm_pipeline.store.repository import Store
@@ -39,6 +41,9 @@ EpisodeOption = Annotated[
 EpisodeArgument = Annotated[
     int, typer.Argument(metavar="EPISODE", min=1, max=LARGEST, help="its number; see `bgm episodes`")
 ]
+AirStart = Annotated[
+    str | None, typer.Option(help="when the recording's first moment was on air: 2026-03-31 20:15")
+]
 Limit = Annotated[int | None, typer.Option(min=0, max=LARGEST, help="so many rows at most")]
 FormatOption = Annotated[
     Format | None,
@@ -52,7 +57,7 @@ db_app = typer.Typer(no_args_is_help=True, help="The database.")
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (episodes, segments, events, labels, stem):
+    for command in (episodes, segments, events, labels, stem, correct):
         app.command()(command)
     app.add_typer(store_app, name="store")
     app.add_typer(db_app, name="db")
@@ -159,6 +164,52 @@ def stem(
     for since_ms, until_ms in span.silent_ms:
         silent = f"{format_timecode(since_ms)} to {format_timecode(until_ms)}"
         typer.echo(f"bgm: no stem was kept from {silent}: silence there", err=True)
+
+
+def correct(
+    episode: EpisodeArgument,
+    channel: Annotated[str, typer.Option(help="who broadcast it")] = "",
+    title: Annotated[str, typer.Option(help="name of the programme")] = "",
+    air_start: AirStart = None,
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="let names and tables count again, from the next night on")
+    ] = False,
+) -> None:
+    """Says what an episode is, whatever its file's name and the inbox's tables tell from now on."""
+    from bgm_pipeline.errors import InputError
+    from bgm_pipeline.registration import airing
+    from bgm_pipeline.settings import load_settings
+    from bgm_pipeline.types import Episode
+
+    if withdraw == bool(channel or title or air_start):
+        raise InputError("give --channel, --title or --air-start, or --withdraw to take all of these back")
+    zone = load_settings().inbox.zone
+    told = None if withdraw else Episode(Path(), channel, title, first_moment(air_start, zone))
+    with _store() as store:
+        before, after = store.correct_episode(episode, told)
+    was = f" (was {airing(before, zone)})" if before != after else ""
+    typer.echo(f"episode {episode}: {airing(after, zone)}{was}")
+
+
+def first_moment(text: str | None, zone: tzinfo) -> datetime | None:
+    """What --air-start means; tells of an hour that came twice.
+
+    Raises:
+        InputError: it is no date and time.
+    """
+    from bgm_pipeline.errors import InputError
+    from bgm_pipeline.naming import parse_air_start
+
+    if not text:
+        return None
+    try:
+        on_air, doubt = parse_air_start(text, zone)
+    except ValueError:
+        cure = "write 2026-03-31 20:15 or 2026-03-31T20:15+09:00"
+        raise InputError(f"--air-start {text!r}: not a date and time; {cure}") from None
+    if doubt:
+        typer.echo(f"bgm: {doubt}", err=True)
+    return on_air
 
 
 @store_app.command()
@@ -277,7 +328,7 @@ def when(since: str | None, until: str | None) -> dict[str, Any]:
     Raises:
         InputError: a text is neither a date nor a moment.
     """
-    from bgm_pipeline.query import parse_moment
+    from bgm_pipeline.filters import parse_moment
     from bgm_pipeline.settings import load_settings
 
     zone = load_settings().inbox.zone

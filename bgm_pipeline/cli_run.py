@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bgm_pipeline.cli_ask import AirStart, first_moment
+
 if TYPE_CHECKING:
     from bgm_pipeline.models.registry import LoadedNetwork
     from bgm_pipeline.settings import Settings
@@ -36,9 +38,7 @@ def process(
     files: Files,
     channel: Annotated[str, typer.Option(help="who broadcast it")] = "",
     title: Annotated[str, typer.Option(help="name of the programme")] = "",
-    air_start: Annotated[
-        str | None, typer.Option(help="when the file's first moment was on air: 2026-03-31 20:15")
-    ] = None,
+    air_start: AirStart = None,
     audio_stream: Streams = None,
     join: Join = False,
     force: Annotated[bool, typer.Option("--force", help="make results anew that are there")] = False,
@@ -50,26 +50,18 @@ def process(
     from bgm_pipeline import query
     from bgm_pipeline.errors import BgmError, InputError
     from bgm_pipeline.media.ffmpeg import shown
-    from bgm_pipeline.naming import parse_air_start
     from bgm_pipeline.pipeline import Networks, process_episode
     from bgm_pipeline.progress import programme_bar
     from bgm_pipeline.settings import load_settings
+    from bgm_pipeline.store.rows import values_told
     from bgm_pipeline.store.session import open_store
     from bgm_pipeline.timebase import format_timecode, s_to_ms
     from bgm_pipeline.types import Episode
 
     settings = load_settings(model=model, device=device, keep=keep)
-    on_air = None
-    if air_start:
-        if len(files) > 1:
-            raise InputError("one --air-start cannot be that of several files; give them one by one")
-        try:
-            on_air, doubt = parse_air_start(air_start, settings.inbox.zone)
-        except ValueError:
-            cure = "write 2026-03-31 20:15 or 2026-03-31T20:15+09:00"
-            raise InputError(f"--air-start {air_start!r}: not a date and time; {cure}") from None
-        if doubt:
-            typer.echo(f"bgm: {doubt}", err=True)
+    if air_start and len(files) > 1:
+        raise InputError("one --air-start cannot be that of several files; give them one by one")
+    on_air = first_moment(air_start, settings.inbox.zone)
     failed = False
     with open_store(settings) as store:
         networks = Networks(settings)
@@ -94,7 +86,10 @@ def process(
             music, total = (format_timecode(s_to_ms(row[name])) for name in ("music_s", "duration_s"))
             known = "" if done.is_new else " (known already; --force makes it anew)"
             typer.echo(f"episode {done.episode_id}: {shown(path.name)}: {music} of music in {total}{known}")
-            for told in filter(None, (*done.notes, shown(row["damage"]))):
+            given = values_told(Episode(path, channel, title, on_air)).items()
+            stays = [name for name, value in given if name in row["corrected"] and value != row[name]]
+            kept = stays and f"{', '.join(stays)} corrected before, and left so; bgm correct changes that"
+            for told in filter(None, (*done.notes, kept, shown(row["damage"]))):
                 typer.echo(f"bgm: {shown(path.name)}: {told}", err=True)
     if failed:
         raise typer.Exit(1)

@@ -121,8 +121,8 @@ def rerun(
     """Lets failed episodes run again, as Retry in Prefect's UI does; exit code 1 if one cannot."""
     from datetime import datetime, time
 
-    from bgm_pipeline import query
     from bgm_pipeline.errors import InputError
+    from bgm_pipeline.filters import parse_moment
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.store.session import open_store
     from flows.server import use_server
@@ -140,7 +140,7 @@ def rerun(
         numbers = episodes or []
         if not episodes:
             zone = settings.inbox.zone
-            day = query.parse_moment(since, zone) if since else None
+            day = parse_moment(since, zone) if since else None
             moment = day if day is None or isinstance(day, datetime) else datetime.combine(day, time(), zone)
             numbers = failed_episodes(store, url, moment)
         _tell(run_again(store, settings, url, numbers))
@@ -157,6 +157,7 @@ def reprocess(
     """Makes results anew with this model and these settings (BGM_...), beside those that are there."""
     from bgm_pipeline import query
     from bgm_pipeline.errors import InputError
+    from bgm_pipeline.filters import parse_moment
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.store.session import open_store
     from flows.server import use_server
@@ -174,8 +175,8 @@ def reprocess(
             frame = query.episodes(
                 store,
                 channel=channel,
-                since=query.parse_moment(since, zone) if since else None,
-                until=query.parse_moment(until, zone) if until else None,
+                since=parse_moment(since, zone) if since else None,
+                until=parse_moment(until, zone) if until else None,
                 tz=zone,
             )
             numbers = frame["episode_id"].tolist()

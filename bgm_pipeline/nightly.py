@@ -18,7 +18,7 @@ from bgm_pipeline.night_report import NightReport, NightRow, Outcome, guarded
 from bgm_pipeline.pipeline import Networks, Processed, Progress, process_episode, run_identity
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
-from bgm_pipeline.store.rows import kept_path
+from bgm_pipeline.store.rows import kept_path, values_told
 
 _PATHS_AT_ONCE = 1000
 """In one question, which databases let have so many parameters."""
@@ -215,12 +215,5 @@ def _has_results(episode: dict[Any, Any]) -> bool:
 
 
 def _tells_more(found: FoundFile, episode: dict[Any, Any]) -> bool:
-    told = found.episode
-    return any(
-        value and value != episode[name]
-        for name, value in (
-            ("channel", told.channel),
-            ("title", told.title),
-            ("air_start", told.air_start),
-        )
-    )
+    told = values_told(found.episode).items()
+    return any(value != episode[name] for name, value in told if name not in episode["corrected"])

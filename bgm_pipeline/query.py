@@ -1,33 +1,20 @@
-"""Asking the database, as pandas DataFrames.
+"""Asking the database, as pandas DataFrames. `bgm_pipeline.filters` tells what can be asked for.
 
-What is shown of an episode is its current run: the good one that was asked for last. Filters that are left
-out, or none, hold nothing back:
-
-- ``channel``: the channel's exact name; ``title``: a part of the title, in small or capital letters
-- ``since``, ``until``: what was on air at some moment from `since` to before `until`; a date means its
-  midnight as `since`, and the end of that day as `until`. Needs the episode's air time to be known; one
-  without results may have gone on as long as the longest that has some
-- ``state``: of the episode's newest run: "new" (no run yet), "running", "done" or "failed"
-- ``tried_since``: the newest run began at that moment or later, or there was none yet
-- ``music``: with music, or without; ``episode_id``: one episode; ``limit``: so many rows at most
-- ``paths``: of episodes, the files that lie at one of these, as `kept_path` spells them
-- ``min_probability``: least `music_probability`, 0..1
-- ``min_music_to_speech_db``, ``max_music_to_speech_db``: at least, at most so loud against the speech, dB
-- ``tz``: the time zone that air times are shown in, and that dates are meant in; else this machine's
+What is shown of an episode is its current run: the good one that was asked for last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 from math import nan
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, or_, select
+from sqlalchemy import Row, Select, and_, func, literal, select
 from sqlalchemy.orm import aliased
 
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.filters import EpisodeFilters, SpanFilters, check, episode_conditions, span_conditions
 from bgm_pipeline.media.ffmpeg import is_of_a_cut
 from bgm_pipeline.store.changes import has_results
 from bgm_pipeline.store.functions import ElapsedMs
@@ -49,7 +36,7 @@ EPISODE_COLUMNS = (
     *_WHOSE,
     *("air_start", "air_end", "duration_s", "music_s", "music_share", "gap_s", "damage", "state", "reason"),
     *_BY,
-    *("started_at", "finished_at", "flow_run_url", "path", "source_sha256", "size_bytes"),
+    *("started_at", "finished_at", "flow_run_url", "path", "source_sha256", "size_bytes", "corrected"),
 )
 SEGMENT_COLUMNS = (
     *(*_WHOSE, "segment_index", *_WHEN, "has_music", *_WHAT),
@@ -63,6 +50,7 @@ _TYPES = {
     **dict.fromkeys(("start_ms", "end_ms", "gap_ms"), "int64"),
     **dict.fromkeys(("run_id", "duration_ms", "music_ms", "air_start_ms"), "Int64"),
     **dict.fromkeys(("channel", "title", "model", "state", "reason", "path", "source_sha256"), "string"),
+    "corrected": "string",
     "flow_run_url": "string",
     **dict.fromkeys(("music_probability", "music_to_speech_db", "mixture_db", "music_db"), "float64"),
     **dict.fromkeys(("has_music", "is_skipped"), "bool"),
@@ -72,46 +60,14 @@ _TYPES = {
 _ON_AIR_MS = ElapsedMs(EpisodeRow.air_start, literal(datetime(1970, 1, 1, tzinfo=UTC), UtcDateTime))
 """Moments come as milliseconds from 1970 where there are many: a number is read faster than a date."""
 
-FIRST_YEAR, LAST_YEAR = 1900, 9000
-"""What is asked for lies in these years, or between them."""
-
 _TOLD = 3
 """So many kinds of damage are spelled out."""
 
 _LEAST_GAP_S = 1.0
 """Shorter gaps are in many a broadcast, and no damage to speak of."""
 
-_FEW = 1000
-"""Up to so many episodes are looked up one by one, rather than all of them walked in the order of time."""
-
 FRAME_ROWS = 20_000
 """Rows at a time of answers that may be larger than the memory."""
-
-STATES = ("new", "running", "done", "failed")
-
-
-class EpisodeFilters(TypedDict, total=False):
-    """What `episodes` can be asked for."""
-
-    channel: str | None
-    title: str | None
-    since: date | datetime | None
-    until: date | datetime | None
-    state: str | None
-    tried_since: datetime | None
-    music: bool | None
-    episode_id: int | None
-    paths: Sequence[str] | None
-    limit: int | None
-    tz: tzinfo | None
-
-
-class SpanFilters(EpisodeFilters, total=False):
-    """What `segments` and `events` can be asked for."""
-
-    min_probability: float | None
-    min_music_to_speech_db: float | None
-    max_music_to_speech_db: float | None
 
 
 def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
@@ -120,12 +76,13 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
     Columns: `EPISODE_COLUMNS`. `state`, `reason`, `started_at`, `finished_at` and `flow_run_url` are those of
     the newest run, `run_id`, `model`, `duration_s`, `music_s` (length of all events), `gap_s` (length of all
     gaps) and `damage` (what is wrong with the recording, in words) those of the current. Of a recording that
-    another one took the place of there is none, and `reason` says so.
+    another one took the place of there is none, and `reason` says so. `corrected` names what was corrected by
+    hand.
 
     Raises:
         InputError: a filter is not known, or its value cannot be meant.
     """
-    _check(filters, EpisodeFilters)
+    check(filters, EpisodeFilters)
     newest, current = aliased(RunRow), aliased(RunRow)
     last_run = aliased(RunRow)
     newest_id = select(func.max(last_run.id)).where(last_run.episode_id == EpisodeRow.id).scalar_subquery()
@@ -149,11 +106,12 @@ def episodes(store: Store, **filters: Unpack[EpisodeFilters]) -> DataFrame:
             EpisodeRow.path,
             EpisodeRow.source_sha256,
             EpisodeRow.size_bytes,
+            EpisodeRow.corrected,
         )
         .select_from(EpisodeRow)
         .outerjoin(newest, newest.id == newest_id)
         .outerjoin(current, and_(current.episode_id == EpisodeRow.id, current.is_current))
-        .where(*_episode_conditions(store, filters, current.duration_ms))
+        .where(*episode_conditions(store, filters, current.duration_ms))
         .order_by(EpisodeRow.air_start.desc().nulls_first(), EpisodeRow.id.desc())
         .limit(filters.get("limit"))
     )
@@ -246,12 +204,12 @@ def recordings(store: Store, **filters: Unpack[EpisodeFilters]) -> list[Recordin
     Raises:
         InputError: a filter is not known, or its value cannot be meant.
     """
-    _check(filters, EpisodeFilters)
+    check(filters, EpisodeFilters)
     query = (
         select(_ON_AIR_MS, RunRow.duration_ms, RunRow.gaps, and_(RunRow.id.is_(None), has_results()))
         .select_from(EpisodeRow)
         .outerjoin(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.is_current))
-        .where(*_episode_conditions(store, filters, RunRow.duration_ms))
+        .where(*episode_conditions(store, filters, RunRow.duration_ms))
     )
     with store.reading() as connection:
         return [Recording(*row) for row in connection.execute(query)]
@@ -277,78 +235,8 @@ def without_air_time(store: Store, channel: str | None = None) -> int:
         return connection.scalar(query) or 0
 
 
-def parse_moment(text: str, zone: tzinfo | None = None) -> date | datetime:
-    """A date (2026-03-31), or a date and time (2026-03-31 20:15, 2026-03-31T20:15:00+09:00).
-
-    A time without an offset is meant in `zone`, or in this machine's time zone.
-
-    Raises:
-        InputError: the text is neither.
-    """
-    with suppress(ValueError):
-        return date.fromisoformat(text.strip())
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise InputError(
-            f"not a date or time: {text!r}; write 2026-03-31, 2026-03-31 20:15 or 2026-03-31T20:15+09:00"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=zone or local_zone())
-
-
-def _check(filters: EpisodeFilters | SpanFilters, known: type) -> None:
-    unknown = filters.keys() - known.__annotations__.keys()
-    if unknown:
-        raise InputError(
-            f"no such filter: {', '.join(sorted(unknown))}; there are {', '.join(known.__annotations__)}"
-        )
-    state = filters.get("state")
-    if state is not None and state not in STATES:
-        raise InputError(f"no such state: {state}; there are {', '.join(STATES)}")
-    limit = filters.get("limit")
-    if limit is not None and limit < 0:
-        raise InputError(f"a limit cannot be negative: {limit}")
-
-
-def _episode_conditions(
-    store: Store, filters: EpisodeFilters | SpanFilters, duration_ms: Any
-) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    episode_id, channel, title = filters.get("episode_id"), filters.get("channel"), filters.get("title")
-    if episode_id is not None:
-        conditions.append(EpisodeRow.id == episode_id)
-    if channel is not None:
-        conditions.append(EpisodeRow.channel == channel)
-    if (paths := filters.get("paths")) is not None:
-        conditions.append(EpisodeRow.path.in_(paths))
-    if title:
-        conditions.append(EpisodeRow.title.icontains(title, autoescape=True))
-    since, until = asked_range(filters)
-    if since is not None:
-        conditions += [
-            EpisodeRow.air_start > since - _longest(store),
-            or_(EpisodeRow.air_start >= since, duration_ms.is_(None), duration_ms > _elapsed(since)),
-        ]
-    if until is not None:
-        conditions.append(EpisodeRow.air_start < until)
-    return conditions + _newest_run_conditions(filters.get("state"), filters.get("tried_since"))
-
-
-def _newest_run_conditions(state: str | None, tried_since: datetime | None) -> list[ColumnElement[bool]]:
-    run, later = aliased(RunRow), aliased(RunRow)
-    is_new = ~select(run.id).where(run.episode_id == EpisodeRow.id).exists()
-    newer = select(later.id).where(later.episode_id == run.episode_id, later.id > run.id).exists()
-    newest = select(run.episode_id).where(~newer)
-    conditions: list[ColumnElement[bool]] = []
-    if state is not None:
-        conditions.append(is_new if state == "new" else EpisodeRow.id.in_(newest.where(run.state == state)))
-    if tried_since is not None:
-        conditions.append(or_(is_new, EpisodeRow.id.in_(newest.where(run.started_at >= tried_since))))
-    return conditions
-
-
 def _segment_query(store: Store, filters: SpanFilters) -> Select[tuple[Any, ...]]:
-    _check(filters, SpanFilters)
+    check(filters, SpanFilters)
     columns = (
         SegmentRow.segment_index,
         SegmentRow.has_music,
@@ -367,7 +255,7 @@ def _segment_query(store: Store, filters: SpanFilters) -> Select[tuple[Any, ...]
 
 
 def _event_query(store: Store, filters: SpanFilters) -> Select[tuple[Any, ...]]:
-    _check(filters, SpanFilters)
+    check(filters, SpanFilters)
     if filters.get("music") is False:
         raise InputError("events are spans of music; ask segments for those without")
     columns = (EventRow.event_index, EventRow.music_probability, EventRow.music_to_speech_db)
@@ -377,26 +265,6 @@ def _event_query(store: Store, filters: SpanFilters) -> Select[tuple[Any, ...]]:
 def _span_query(
     store: Store, table: type[SegmentRow | EventRow], columns: tuple[Any, ...], filters: SpanFilters
 ) -> Select[tuple[Any, ...]]:
-    conditions = _episode_conditions(store, filters, RunRow.duration_ms)
-    since, until = asked_range(filters)
-    if since is not None:
-        conditions.append(table.end_ms > _elapsed(since))
-    if until is not None:
-        conditions.append(table.start_ms < _elapsed(until))
-    bounds: list[ColumnElement[bool]] = []
-    probability, level_db = table.music_probability, table.music_to_speech_db
-    for asked, bound, column in (
-        (filters.get("min_probability"), RunRow.max_music_probability, probability),
-        (filters.get("min_music_to_speech_db"), RunRow.max_music_to_speech_db, level_db),
-    ):
-        if asked is not None:
-            bounds.append(bound >= asked)
-            conditions.append(column >= asked)
-    most = filters.get("max_music_to_speech_db")
-    if most is not None:
-        bounds.append(RunRow.min_music_to_speech_db <= most)
-        conditions.append(level_db <= most)
-    conditions += bounds + _rare_conditions(store, bounds)
     return (
         select(
             EpisodeRow.id.label("episode_id"),
@@ -412,60 +280,10 @@ def _span_query(
         .select_from(EpisodeRow)
         .join(RunRow, and_(RunRow.episode_id == EpisodeRow.id, RunRow.is_current))
         .join(table, table.run_id == RunRow.id)
-        .where(*conditions)
+        .where(*span_conditions(store, table, filters))
         .order_by(EpisodeRow.air_start.nulls_last(), EpisodeRow.id)
         .limit(filters.get("limit"))
     )
-
-
-def _rare_conditions(store: Store, bounds: list[ColumnElement[bool]]) -> list[ColumnElement[bool]]:
-    """The episodes that can hold what is asked for, where they are few.
-
-    Few are looked up and sorted faster than all episodes are walked in the order of time; of many the walk
-    soon finds as many as the limit wants.
-    """
-    if not bounds:
-        return []
-    can_hold = select(RunRow.episode_id).where(RunRow.is_current, *bounds).limit(_FEW + 1)
-    with store.reading() as connection:
-        found = connection.scalars(can_hold).all()
-    return [EpisodeRow.id.in_(found)] if len(found) <= _FEW else []
-
-
-def asked_range(filters: EpisodeFilters | SpanFilters) -> tuple[datetime | None, datetime | None]:
-    """The moments that `since` and `until` mean, in UTC.
-
-    Raises:
-        InputError: they cannot be meant.
-    """
-    zone = filters.get("tz") or local_zone()
-    since, until = filters.get("since"), filters.get("until")
-    end = _moment(until, zone)
-    if until is not None and not isinstance(until, datetime):
-        end = _moment(until + timedelta(days=1), zone)
-    return _moment(since, zone), end
-
-
-def _moment(value: date | datetime | None, zone: tzinfo) -> datetime | None:
-    if value is None:
-        return None
-    if not FIRST_YEAR <= value.year <= LAST_YEAR:
-        raise InputError(f"{value}: the year must be from {FIRST_YEAR} to {LAST_YEAR}")
-    if not isinstance(value, datetime):
-        value = datetime.combine(value, time(), zone)
-    if value.tzinfo is None:
-        raise InputError(f"{value} has no time zone; give it one, or a date")
-    return value.astimezone(UTC)
-
-
-def _longest(store: Store) -> timedelta:
-    """No recording that ended after a moment began longer before it than this."""
-    with store.reading() as connection:
-        return timedelta(milliseconds=connection.scalar(select(func.max(RunRow.duration_ms))) or 0)
-
-
-def _elapsed(moment: datetime) -> ElapsedMs:
-    return ElapsedMs(literal(moment, UtcDateTime), EpisodeRow.air_start)
 
 
 def _fetch(store: Store, query: Select[tuple[Any, ...]]) -> DataFrame:

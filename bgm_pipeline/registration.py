@@ -92,7 +92,7 @@ def _is_copy(path: Path, source_sha256: str, known: Path) -> bool:
 def _moved(before: Episode, after: Episode, zone: tzinfo) -> Iterator[str]:
     """That an airing is another one now; nothing where no more than gaps were filled."""
     if _is_contradicted(before, after):
-        yield f"known as {_airing(before, zone)} before, now as {_airing(after, zone)}"
+        yield f"known as {airing(before, zone)} before, now as {airing(after, zone)}"
 
 
 def _is_contradicted(known: Episode, told: Episode | Told) -> bool:
@@ -101,7 +101,8 @@ def _is_contradicted(known: Episode, told: Episode | Told) -> bool:
     return any((was := getattr(known, name)) and was != getattr(told, name) for name in names)
 
 
-def _airing(episode: Episode, zone: tzinfo) -> str:
+def airing(episode: Episode, zone: tzinfo) -> str:
+    """Channel, air time and title of an episode, for people to read."""
     on_air = episode.air_start and f"{episode.air_start.astimezone(zone):%Y-%m-%d %H:%M:%S}"
     told = (episode.channel or "no channel", on_air or "no air time", episode.title or "no title")
     return shown(", ".join(told))

@@ -323,7 +323,13 @@ def test_store_drop_asks_and_drops_what_was_named(
     "command",
     [
         *("episodes", "segments", "events --format csv", "log", "labels 1", "stem 1 0 1 -o x.wav"),
-        *("timeline 1 -o x.png", "store check", "store drop 1 --yes", "store drop-old"),
+        *(
+            "timeline 1 -o x.png",
+            "correct 1 --title x",
+            "store check",
+            "store drop 1 --yes",
+            "store drop-old",
+        ),
     ],
 )
 def test_a_question_to_the_wrong_place_makes_no_database(

@@ -72,6 +72,24 @@ def test_what_is_another_airing_now_and_what_was_replaced_is_told(bgm, chord: Pa
     assert "1 recording is left out: replaced by another at the same place and time" in bgm("log").stderr
 
 
+def test_a_correction_stays_and_is_told(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
+    paris = {"BGM_INBOX__TIME_ZONE": "Europe/Paris"}
+    told = ("--channel", "One", "--title", "Cord", "--air-start", "2026-03-31 20:15")
+    assert bgm("process", chord, "--model", "passthrough", *told, **paris).returncode == 0
+    done = bgm("correct", "1", "--title", "Chord", "--air-start", "2026-03-31 21:15", **paris)
+    assert done.stdout == (
+        "episode 1: One, 2026-03-31 21:15:00, Chord (was One, 2026-03-31 20:15:00, Cord)\n"
+    )
+    again = bgm("process", chord, "--model", "passthrough", *told, **paris)
+    assert "a chord.wav: title, air_start corrected before, and left so; bgm correct" in again.stderr
+    assert [
+        (one["title"], one["corrected"]) for one in json.loads(bgm("episodes", "--format", "json").stdout)
+    ] == [("Chord", "air_start, title")]
+    assert bgm("correct", "1", "--withdraw").returncode == 0
+    assert "corrected" not in bgm("process", chord, "--model", "passthrough", *told, **paris).stderr
+    assert json.loads(bgm("episodes", "--format", "json").stdout)[0]["title"] == "Cord"
+
+
 def test_one_bad_file_is_one_line_and_stops_no_other(bgm, chord: Path) -> None:  # type: ignore[no-untyped-def]
     bad = chord.with_name("bad.ts")
     bad.write_bytes(b"")
@@ -91,6 +109,9 @@ def test_one_bad_file_is_one_line_and_stops_no_other(bgm, chord: Path) -> None: 
         (["process", "a chord.wav", "--model", "oracle"], {}, "no network is called 'oracle'"),
         (["process", "a chord.wav", "--device", "abacus"], {}, "device 'abacus' cannot be used"),
         (["process", "a chord.wav", "--air-start", "20260331"], {}, "'20260331': not a date and time; write"),
+        (["correct", "1"], {}, "give --channel, --title or --air-start, or --withdraw"),
+        (["correct", "1", "--title", "x", "--withdraw"], {}, "give --channel, --title or --air-start, or"),
+        (["correct", "1", "--air-start", "noon"], {}, "--air-start 'noon': not a date and time; write"),
         (["process", "1.ts", "2.ts", "--air-start", "2026-03-31 20:15"], {}, "give them one by one"),
         (["process", "a chord.wav"], {"BGM_DETECTION__ONSET": "loud"}, "BGM_DETECTION__ONSET"),
         (["separate", "a chord.wav", "b/a chord.flac", "-o", "."], {}, "separate them into two folders"),

@@ -63,6 +63,13 @@ def night(store: Store, networks: Networks, config: Settings, inbox: Path) -> Ca
 
 
 @pytest.fixture
+def twins(inbox: Path) -> tuple[Path, Path]:
+    """One spot that was delivered twice."""
+    first = record(inbox / "EINS_2026-03-31_20-15-00_Spot.wav")
+    return first, Path(shutil.copy(first, inbox / "ZWEI_2026-04-01_21-00-00_Spot.wav"))
+
+
+@pytest.fixture
 def environment(config: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The same settings for the command."""
     monkeypatch.chdir(tmp_path)
@@ -138,11 +145,9 @@ def test_new_files_become_rows_and_the_second_night_reads_none_of_them(
 
 
 def test_of_two_files_with_the_same_bytes_the_one_seen_first_counts_as_long_as_it_is_there(
-    inbox: Path, store: Store, night: Callable[[], NightReport]
+    twins: tuple[Path, Path], store: Store, night: Callable[[], NightReport]
 ) -> None:
-    first = record(inbox / "EINS_2026-03-31_20-15-00_Spot.wav")
-    second = inbox / "ZWEI_2026-04-01_21-00-00_Spot.wav"
-    shutil.copy(first, second)
+    first, second = twins
 
     def shown_as() -> tuple[str, str]:
         (episode,) = query.episodes(store).to_dict("records")
@@ -162,11 +167,9 @@ def test_of_two_files_with_the_same_bytes_the_one_seen_first_counts_as_long_as_i
 
 
 def test_an_airing_that_is_another_one_now_is_told_with_what_it_was(
-    inbox: Path, store: Store, night: Callable[[], NightReport]
+    twins: tuple[Path, Path], store: Store, night: Callable[[], NightReport]
 ) -> None:
-    first = record(inbox / "EINS_2026-03-31_20-15-00_Spot.wav")
-    second = inbox / "ZWEI_2026-04-01_21-00-00_Spot.wav"
-    shutil.copy(first, second)
+    first, second = twins
     night()
     first.unlink()
     moved = "known as EINS, 2026-03-31 20:15:00, Spot before, now as ZWEI, 2026-04-01 21:00:00, Spot"
@@ -177,13 +180,26 @@ def test_an_airing_that_is_another_one_now_is_told_with_what_it_was(
     assert query.episodes(store)["channel"].tolist() == ["ZWEI"]
 
 
-def test_the_first_airing_stays_where_a_table_tells_it_of_the_second_file_or_both_leave(
+def test_a_correction_outlasts_the_name_and_the_night_reads_the_file_no_more(
     inbox: Path, store: Store, night: Callable[[], NightReport]
 ) -> None:
+    record(inbox / "EINS_2026-03-31_20-15-00_Show.wav")
+    night()
+    store.correct_episode(1, Episode(Path(), "ZWEI", "Late show", AT_NIGHT + timedelta(minutes=5)))
+    opened.clear()
+    assert [(row.outcome, row.reason) for row in night().rows] == [("known", "")]
+    assert not [path for path in opened if path.startswith(str(inbox))]
+    store.correct_episode(1, None)
+    told = "known as ZWEI, 2026-03-31 20:20:00, Late show before, now as EINS, 2026-03-31 20:15:00, Show"
+    for reason in (told, ""):
+        assert [(row.outcome, row.reason) for row in night().rows] == [("known", reason)]
+
+
+def test_the_first_airing_stays_where_a_table_tells_it_of_the_second_file_or_both_leave(
+    twins: tuple[Path, Path], store: Store, night: Callable[[], NightReport]
+) -> None:
     """As docs/nightly.md has it."""
-    first = record(inbox / "EINS_2026-03-31_20-15-00_Spot.wav")
-    second = inbox / "ZWEI_2026-04-01_21-00-00_Spot.wav"
-    shutil.copy(first, second)
+    first, second = twins
     table = second.with_suffix(".csv")
     table.write_text("channel,title,air_start\nEINS,Spot,2026-03-31 20:15\n")
     night()

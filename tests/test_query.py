@@ -10,8 +10,10 @@ import pytest
 from sqlalchemy import Row, event, text
 from store.samples import ON_AIR, add_episode, add_programme, add_run, files, identity, on_sqlite
 
+from bgm_pipeline import filters as filters_module
 from bgm_pipeline import query
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.filters import EpisodeFilters, SpanFilters, parse_moment
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.session import open_store, upgrade_database
@@ -101,7 +103,7 @@ def test_a_failed_attempt_shows_its_reason_and_leaves_earlier_results(year: Stor
         ({"channel": None, "title": None, "music": None, "limit": None}, [5, 4, 2, 3, 1]),
     ],
 )
-def test_filters_of_episodes(year: Store, filters: query.EpisodeFilters, expected: list[int]) -> None:
+def test_filters_of_episodes(year: Store, filters: EpisodeFilters, expected: list[int]) -> None:
     assert ids(query.episodes(year, **filters | {"tz": UTC})) == expected
 
 
@@ -128,7 +130,7 @@ def test_filters_of_episodes(year: Store, filters: query.EpisodeFilters, expecte
     ],
 )
 def test_filters_of_segments(
-    year: Store, filters: query.SpanFilters, expected: list[tuple[int, float, float]]
+    year: Store, filters: SpanFilters, expected: list[tuple[int, float, float]]
 ) -> None:
     assert spans(query.segments(year, **filters)) == expected
 
@@ -147,7 +149,7 @@ def test_filters_of_segments(
     ],
 )
 def test_filters_of_events(
-    year: Store, filters: query.SpanFilters, expected: list[tuple[int, float, float]]
+    year: Store, filters: SpanFilters, expected: list[tuple[int, float, float]]
 ) -> None:
     assert spans(query.events(year, **filters | {"tz": UTC})) == expected
 
@@ -196,7 +198,7 @@ def test_an_empty_answer_has_the_columns_and_types_of_a_full_one(
     ],
 )
 def test_filters_that_cannot_be_meant_are_refused(
-    store: Store, ask: Callable[..., pd.DataFrame], filters: query.SpanFilters, complaint: str
+    store: Store, ask: Callable[..., pd.DataFrame], filters: SpanFilters, complaint: str
 ) -> None:
     with pytest.raises(InputError, match=complaint):
         ask(store, **filters)
@@ -204,16 +206,16 @@ def test_filters_that_cannot_be_meant_are_refused(
 
 def test_moments_are_read_as_people_write_them() -> None:
     tokyo = ZoneInfo("Asia/Tokyo")
-    assert query.parse_moment("2026-03-31") == date(2026, 3, 31)
-    assert query.parse_moment(" 2026-03-31 20:15 ", tokyo) == datetime(2026, 3, 31, 20, 15, tzinfo=tokyo)
-    assert query.parse_moment("2026-03-31T20:15:30+02:00") == datetime(2026, 3, 31, 18, 15, 30, tzinfo=UTC)
-    assert query.parse_moment("20260331") == date(2026, 3, 31)
-    in_local_time = query.parse_moment("2026-03-31 20:15")
+    assert parse_moment("2026-03-31") == date(2026, 3, 31)
+    assert parse_moment(" 2026-03-31 20:15 ", tokyo) == datetime(2026, 3, 31, 20, 15, tzinfo=tokyo)
+    assert parse_moment("2026-03-31T20:15:30+02:00") == datetime(2026, 3, 31, 18, 15, 30, tzinfo=UTC)
+    assert parse_moment("20260331") == date(2026, 3, 31)
+    in_local_time = parse_moment("2026-03-31 20:15")
     assert isinstance(in_local_time, datetime) and in_local_time.tzinfo == local_zone()
     for wrong in ("yesterday", "2026-13-01", "31.03.2026", ""):
         with pytest.raises(InputError, match="not a date or time: "):
-            query.parse_moment(wrong)
-    assert query.parse_moment("2026-03-31T20:15Z") == ON_AIR
+            parse_moment(wrong)
+    assert parse_moment("2026-03-31T20:15Z") == ON_AIR
 
 
 def ask_sql(store: Store, statement: str) -> Sequence[Row[Any]]:
@@ -282,7 +284,7 @@ def plan_of(store: Store, ask: Callable[[], object]) -> str:
     ],
 )
 def test_questions_go_through_the_indexes(
-    year: Store, ask: Callable[..., pd.DataFrame], filters: query.SpanFilters, index: str
+    year: Store, ask: Callable[..., pd.DataFrame], filters: SpanFilters, index: str
 ) -> None:
     plan = plan_of(year, lambda: ask(year, **filters))
     assert index in plan
@@ -296,9 +298,9 @@ def test_questions_go_through_the_indexes(
     "filters", [{}, {"music": True}, {"max_music_to_speech_db": -20.0}, {"min_probability": 0.9}]
 )
 def test_the_first_rows_are_found_without_sorting_all(
-    year: Store, filters: query.SpanFilters, monkeypatch: pytest.MonkeyPatch
+    year: Store, filters: SpanFilters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query, "_FEW", 0)
+    monkeypatch.setattr(filters_module, "_FEW", 0)
     plan = plan_of(year, lambda: query.segments(year, **filters | {"limit": 100})).splitlines()
     assert plan == [
         "SCAN episodes USING INDEX ix_episodes_air_start",
@@ -309,7 +311,7 @@ def test_the_first_rows_are_found_without_sorting_all(
 
 @pytest.mark.parametrize("year", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("filters", [{"min_probability": 0.99}, {"max_music_to_speech_db": -20.0}])
-def test_rare_rows_are_found_without_walking_all_episodes(year: Store, filters: query.SpanFilters) -> None:
+def test_rare_rows_are_found_without_walking_all_episodes(year: Store, filters: SpanFilters) -> None:
     found = query.segments(year, **filters)
     assert 0 < len(found) < len(query.segments(year))
     assert "SCAN" not in plan_of(year, lambda: query.segments(year, **filters))
@@ -327,7 +329,7 @@ def test_rare_rows_are_found_without_walking_all_episodes(year: Store, filters: 
     ],
 )
 def test_rare_and_common_rows_are_answered_alike(
-    year: Store, filters: query.SpanFilters, few: int, monkeypatch: pytest.MonkeyPatch
+    year: Store, filters: SpanFilters, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     least_db, most_db = filters.get("min_music_to_speech_db"), filters.get("max_music_to_speech_db")
     expected = query.segments(year)
@@ -336,7 +338,7 @@ def test_rare_and_common_rows_are_answered_alike(
         expected = expected[expected["music_to_speech_db"] >= least_db]
     if most_db is not None:
         expected = expected[expected["music_to_speech_db"] <= most_db]
-    monkeypatch.setattr(query, "_FEW", few)
+    monkeypatch.setattr(filters_module, "_FEW", few)
     found = query.segments(year, **filters)
     assert found.to_dict("records") == expected.to_dict("records")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session, aliased
@@ -11,6 +10,7 @@ from bgm_pipeline.errors import InputError
 from bgm_pipeline.store.changes import has_results
 from bgm_pipeline.store.orm import EpisodeRow, RunRow
 from bgm_pipeline.store.repository import Store
+from bgm_pipeline.store.rows import described
 from bgm_pipeline.types import Episode
 
 
@@ -54,12 +54,12 @@ def newest_attempts(store: Store, episode_ids: Sequence[int]) -> list[Attempt]:
 
 
 def _attempt(episode: EpisodeRow, run: RunRow | None, has_results: bool) -> Attempt:
-    described = Episode(Path(episode.path), episode.channel, episode.title, episode.air_start)
+    told = described(episode)
     if run is None:
-        return Attempt(episode.id, described, episode.source_sha256, has_results, "new", (), False, None)
+        return Attempt(episode.id, told, episode.source_sha256, has_results, "new", (), False, None)
     streams: list[int] = run.settings.get("audio_streams", [])
     join_tracks: bool = run.settings.get("join_tracks", False)
     if join_tracks and run.selection:
         streams, join_tracks = run.selection["streams"], False
     known = episode.source_sha256, has_results, run.state
-    return Attempt(episode.id, described, *known, tuple(streams), join_tracks, run.flow_run_url)
+    return Attempt(episode.id, told, *known, tuple(streams), join_tracks, run.flow_run_url)

@@ -1,6 +1,6 @@
-"""What a transaction does to the rows of runs."""
+"""What a transaction does to the rows of episodes and runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Exists, Select, delete, func, or_, select, update
@@ -9,6 +9,9 @@ from sqlalchemy.orm import Session, aliased
 from bgm_pipeline.store.functions import Clock
 from bgm_pipeline.store.orm import EpisodeRow, RunRow
 from bgm_pipeline.types import RunIdentity
+
+_AIRING = ("channel", "air_start")
+"""What tells one broadcast from another, with the place of its file."""
 
 
 def identity_of_run(run: RunRow) -> RunIdentity:
@@ -40,6 +43,17 @@ def in_its_place(episode_id: int) -> Select[tuple[int]]:
         other.air_start == this.air_start,
         other.path == this.path,
     )
+
+
+def tell(session: Session, episode: EpisodeRow, values: Mapping[str, Any]) -> None:
+    """Changes what is known of an episode. What it had taken the place of is shown again where it turns out
+    to be another broadcast; not where its file went elsewhere alone: then it took that place all the same."""
+    is_another = any(values.get(name, was := getattr(episode, name)) != was for name in _AIRING)
+    freed = [episode.id, *session.scalars(in_its_place(episode.id))] if is_another else []
+    for name, value in values.items():
+        setattr(episode, name, value)
+    session.flush()
+    show_again(session, freed)
 
 
 def has_results() -> Exists:

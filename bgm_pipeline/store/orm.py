@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """The Alembic revision that these tables are; a test holds it to the newest migration."""
 
 
@@ -72,7 +72,11 @@ class StoreRow(Base):
 
 
 class EpisodeRow(Base):
-    """One broadcast recording; the same bytes under another name are the same episode."""
+    """One broadcast recording; the same bytes under another name are the same episode.
+
+    `corrected` names those of channel, title and air_start that somebody said, whatever file and tables tell,
+    with ", " between them.
+    """
 
     __tablename__ = "episodes"
     __table_args__ = (
@@ -89,6 +93,7 @@ class EpisodeRow(Base):
     title: Mapped[str]
     air_start: Mapped[datetime | None]
     registered_at: Mapped[datetime]
+    corrected: Mapped[str] = mapped_column(server_default=text("''"))
 
 
 class RunRow(Base):

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -28,6 +27,8 @@ from bgm_pipeline.store.lease import Heartbeat, runs_in_progress
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, StemRow
 from bgm_pipeline.store.retention import is_old
 from bgm_pipeline.store.rows import (
+    TOLD,
+    described,
     event_rows,
     kept_path,
     new_run,
@@ -35,6 +36,7 @@ from bgm_pipeline.store.rows import (
     run_values,
     segment_rows,
     stem_rows,
+    values_told,
 )
 from bgm_pipeline.store.stems import StemStore, StemWriter
 from bgm_pipeline.types import Episode, RunIdentity, RunResult
@@ -42,9 +44,6 @@ from bgm_pipeline.types import Episode, RunIdentity, RunResult
 log = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted: its process ended without a word; run the episode again"
-
-_AIRING = ("channel", "air_start")
-"""What tells one broadcast from another, with the place of its file."""
 
 
 class EpisodeBusyError(StoreError):
@@ -108,52 +107,63 @@ class Store:
         """The number of an episode, which is new if no file with these bytes was seen before.
 
         A file that has moved gets its new path; what is told of channel, title and air time replaces
-        what was known, what is left empty does not. A recording whose place it had taken is shown again where
-        it turns out to have been another broadcast.
+        what was known, what is left empty does not, and what was corrected stays. A recording whose place it
+        had taken is shown again where it turns out to have been another broadcast.
 
         Args:
             is_news: False where what is told may be older than what is known, and only fills gaps.
             is_copy: the file that is known is still there: its path stays, and this one only fills gaps.
         """
-        told = {
-            "channel": plain_text(episode.channel),
-            "title": plain_text(episode.title),
-            "air_start": episode.air_start,
-        }
-        values: dict[str, Any] = {name: value for name, value in told.items() if value}
-        values |= {"path": kept_path(episode.path), "size_bytes": size_bytes}
+        values = values_told(episode) | {"path": kept_path(episode.path), "size_bytes": size_bytes}
         same_bytes = EpisodeRow.source_sha256 == source_sha256
         with self.writing() as session:
             if session.scalar(select(EpisodeRow.id).where(same_bytes)) is None:
                 new = {"channel": "", "title": "", "registered_at": Clock(), **values}
                 with suppress(IntegrityError), session.begin_nested():
                     session.execute(insert(EpisodeRow).values(source_sha256=source_sha256, **new))
-            columns = [EpisodeRow.id, *(getattr(EpisodeRow, name) for name in told)]
-            known = session.execute(select(*columns).where(same_bytes).with_for_update()).one_or_none()
+            known = session.scalar(select(EpisodeRow).where(same_bytes).with_for_update())
             if known is None:
                 raise StoreError(f"{episode.path}: its episode was dropped just now; process it again")
             if is_copy:
                 del values["path"]
-            if is_copy or not is_news:
-                values = {name: value for name, value in values.items() if not known._mapping.get(name)}
-            # Not where its file went elsewhere alone: then it took that place all the same.
-            is_another = any(values.get(name, was := known._mapping[name]) != was for name in _AIRING)
-            freed = [known.id, *session.scalars(changes.in_its_place(known.id))] if is_another else []
-            session.execute(update(EpisodeRow).where(same_bytes).values(values))
-            changes.show_again(session, freed)
-        self._sweep(known.id)
-        return int(known.id)
+            stays = {name for name in TOLD if is_copy or not is_news if getattr(known, name)}
+            stays.update(known.corrected.split(", "))
+            changes.tell(session, known, {name: value for name, value in values.items() if name not in stays})
+            episode_id = known.id
+        self._sweep(episode_id)
+        return episode_id
+
+    @outlasting_restarts
+    def correct_episode(self, episode_id: int, told: Episode | None) -> tuple[Episode, Episode]:
+        """Say what an episode is, whatever its file's name and the tables tell from now on.
+
+        Args:
+            told: what is not empty of channel, title and air time is as it says; the path stays. None: names
+                and tables count again, as soon as they are next looked at.
+
+        Returns:
+            The episode before, and as it is now.
+
+        Raises:
+            StoreError: there is none of this number.
+        """
+        with self.writing() as session:
+            self._lock(session, episode_id)
+            known = session.get_one(EpisodeRow, episode_id)
+            before = described(known)
+            values = values_told(told) if told else {}
+            corrected = {*filter(None, known.corrected.split(", ")), *values} if told else set()
+            known.corrected = ", ".join(sorted(corrected))
+            changes.tell(session, known, values)
+            return before, described(known)
 
     @outlasting_restarts
     def episode_of(self, source_sha256: str) -> Episode | None:
         """What is known of the file with these bytes, and where it lay when it was last seen; none if it was
         not."""
-        columns = EpisodeRow.path, EpisodeRow.channel, EpisodeRow.title, EpisodeRow.air_start
-        with self.reading() as connection:
-            row = connection.execute(
-                select(*columns).where(EpisodeRow.source_sha256 == source_sha256)
-            ).one_or_none()
-        return None if row is None else Episode(Path(row.path), row.channel, row.title, row.air_start)
+        with self.reading() as connection, Session(connection) as session:
+            row = session.scalar(select(EpisodeRow).where(EpisodeRow.source_sha256 == source_sha256))
+            return None if row is None else described(row)
 
     @outlasting_restarts
     def is_shown(self, episode_id: int) -> bool:

@@ -1,4 +1,4 @@
-"""A run and its result as rows of the tables: samples become milliseconds.
+"""Episodes, a run and its result as rows of the tables: samples become milliseconds.
 
 Probabilities are kept to 4 digits and levels to 2, so that results do not differ where only the order of
 a sum did.
@@ -9,12 +9,26 @@ from typing import Any
 
 from bgm_pipeline.store.functions import Clock
 from bgm_pipeline.store.lease import this_process
-from bgm_pipeline.store.orm import RunRow
+from bgm_pipeline.store.orm import EpisodeRow, RunRow
 from bgm_pipeline.timebase import samples_to_ms
-from bgm_pipeline.types import RunIdentity, RunResult
+from bgm_pipeline.types import Episode, RunIdentity, RunResult
 
 Row = dict[str, Any]
 """Values by the names of their columns."""
+
+TOLD = ("channel", "title", "air_start")
+"""What is told of an episode."""
+
+
+def values_told(episode: Episode) -> Row:
+    """What is told of an episode, as far as it is not empty."""
+    values = {name: getattr(episode, name) for name in TOLD}
+    return {name: plain_text(v) if isinstance(v, str) else v for name, v in values.items() if v}
+
+
+def described(episode: EpisodeRow) -> Episode:
+    """What is known of an episode, with the place where its file was last seen."""
+    return Episode(Path(episode.path), episode.channel, episode.title, episode.air_start)
 
 
 def new_run(episode_id: int, identity: RunIdentity, flow_run_url: str | None) -> RunRow:

@@ -62,6 +62,32 @@ def test_what_may_be_older_than_what_is_known_only_fills_gaps(store: Store) -> N
     assert query.episodes(store, episode_id=new)["title"].item() == "a"
 
 
+@everywhere
+def test_what_was_corrected_outlasts_what_is_told(store: Store) -> None:
+    episode_id = add_programme(store, "a.ts", LEVELS, "One", "News", ON_AIR)
+    other = add_programme(store, "b.ts", LEVELS, "One", "News", ON_AIR)
+    right = Episode(Path(), title="Late News", air_start=ON_AIR + timedelta(hours=1))
+    before, after = store.correct_episode(episode_id, right)
+    assert (before.title, before.air_start) == ("News", ON_AIR)
+    again = Episode(Path("/archive/a.ts"), "Two", "News", ON_AIR)
+    assert store.register_episode(again, sha256("a.ts"), 1_000) == episode_id
+
+    row = query.episodes(store, episode_id=episode_id, tz=UTC).iloc[0]
+    assert (row["channel"], row["title"], row["air_start"]) == ("Two", after.title, after.air_start)
+    assert (row["path"], row["corrected"]) == ("/archive/a.ts", "air_start, title")
+    assert (after.title, after.air_start) == ("Late News", right.air_start)
+
+    _, withdrawn = store.correct_episode(episode_id, None)
+    assert withdrawn.title == "Late News", "until somebody looks what the file tells"
+    store.register_episode(again, sha256("a.ts"), 1_000)
+    for number, channel in ((episode_id, "Two"), (other, "One")):
+        row = query.episodes(store, episode_id=number, tz=UTC).iloc[0]
+        assert (row["channel"], row["title"], row["air_start"]) == (channel, "News", ON_AIR)
+        assert row["corrected"] == ""
+    with pytest.raises(StoreError, match="there is no episode 99"):
+        store.correct_episode(99, right)
+
+
 def test_a_moment_comes_back_as_it_was_whatever_its_zone(store: Store) -> None:
     tokyo = datetime.fromisoformat("2026-03-31T05:15:00.250+09:00")
     episode_id = add_episode(store, "a.ts", air_start=tokyo)
@@ -293,7 +319,7 @@ def test_a_recording_is_shown_no_more_when_another_of_its_air_time_lies_in_its_p
 
 
 @everywhere
-@pytest.mark.parametrize("change", ["told", "dropped", "moved"])
+@pytest.mark.parametrize("change", ["told", "corrected", "dropped", "moved"])
 def test_a_recording_is_shown_again_that_turns_out_not_to_be_replaced(store: Store, change: str) -> None:
     first, second, later = numbers = [1, 2, 3]
     for number, name in zip(numbers, ("first", "second", "later"), strict=True):
@@ -302,6 +328,8 @@ def test_a_recording_is_shown_again_that_turns_out_not_to_be_replaced(store: Sto
     assert store.replaced_by(later) == [first, second]
     if change == "told":  # the table that said when it was on air was that of the recording before
         assert add_at(store, "later", "One", ON_AIR + timedelta(days=1)) == later
+    elif change == "corrected":
+        store.correct_episode(later, Episode(Path(), air_start=ON_AIR + timedelta(days=1)))
     elif change == "dropped":
         store.drop_episode(later)
     else:
@@ -309,7 +337,9 @@ def test_a_recording_is_shown_again_that_turns_out_not_to_be_replaced(store: Sto
         store.register_episode(moved, sha256("later"), 1_000)
     shown = {one for one in numbers if store.is_shown(one)}
     # Of those that lay in one place the newer one counts; what only moved had taken the place all the same.
-    assert shown == {"told": {second, later}, "dropped": {second}, "moved": {later}}[change]
+    another = {second, later}
+    by_change = {"told": another, "corrected": another, "dropped": {second}, "moved": {later}}
+    assert shown == by_change[change]
     assert set(query.segments(store)["episode_id"]) == shown
 
 
