@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -51,22 +51,36 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    place = path.resolve()
-    partial = place.with_name(f".bgm-{uuid4().hex}")
-    try:
-        whole = partial.open("xb")
-    except PermissionError:  # nothing can be made beside it, but what is there may be written to
-        with path.open("wb") as file:
-            yield file
-        return
-    try:
+    with taking_its_place(path) as partial:
+        try:
+            whole = partial.open("xb")
+        except PermissionError:  # nothing can be made beside it, but what is there may be written to
+            with path.open("wb") as file:
+                yield file
+            return
         with whole:
             yield whole
-        if place.exists():
-            partial.chmod(place.stat().st_mode & 0o777)
-        partial.replace(place)
+
+
+@contextmanager
+def taking_its_place(path: Path) -> Iterator[Path]:
+    """A name beside a file, free yet: what is written there takes its place once it is whole.
+
+    Raises:
+        OSError: it cannot take the place.
+    """
+    place = path.resolve()
+    mode = place.stat().st_mode & 0o777 if place.exists() else None  # a name that is too long fails here
+    partial = place.with_name(f".bgm-{uuid4().hex}")
+    try:
+        yield partial
+        if partial.exists():
+            if mode is not None:
+                partial.chmod(mode)
+            partial.replace(place)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 @contextmanager

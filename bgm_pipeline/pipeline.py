@@ -8,7 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from bgm_pipeline import calibration
 from bgm_pipeline.choice import model_of
 from bgm_pipeline.detection import Detector, Evidence, Heard, detect
 from bgm_pipeline.errors import BgmError, InputError, MediaError, StoreError
+from bgm_pipeline.folders import taking_its_place
 from bgm_pipeline.looking import separate_where_music
 from bgm_pipeline.media.extract import open_audio
 from bgm_pipeline.media.ffmpeg import shown
@@ -348,34 +349,25 @@ def separate_file(
     info = probe(source)
     selection = select_audio(info, audio_streams, join_tracks)
     silent = np.zeros(0, np.float32)
-    paths = {
-        music: music.with_name(f"{music.name}.tmp"),
-        residual: residual.with_name(f"{residual.name}.tmp"),
-    }
     try:
         with (
+            taking_its_place(music) as partial_music,
+            taking_its_place(residual) as partial_residual,
             open_audio(info, selection, settings.media) as reader,
             read_ahead(_chunks(reader, settings), _AHEAD, reader.stop) as chunks,
-            _new_file(paths[music], music.suffix) as music_file,
-            _new_file(paths[residual], residual.suffix) as residual_file,
+            _new_file(partial_music, music.suffix) as music_file,
+            _new_file(partial_residual, residual.suffix) as residual_file,
         ):
             estimates = (EstimatedChunk(*pair, silent) for pair in separator.separate(chunks))
             for segment in overlap_add(estimates, s_to_samples(settings.separation.crossfade_s)):
                 music_file.write(segment.music)
                 residual_file.write(segment.mixture - segment.music)
                 progress("separate", samples_to_s(segment.end_samples), info.duration_s)
-            report = reader.report
-        for path, partial in paths.items():
-            partial.replace(path)
+            return reader.report
     except (OSError, soundfile.LibsndfileError) as error:
         why = error.strerror if isinstance(error, OSError) else error.error_string
         cure = "name another folder, or give the file a shorter name"
         raise InputError(f"{shown(music)}: cannot be written ({why}); {cure}") from error
-    finally:
-        for partial in paths.values():
-            with suppress(OSError):
-                partial.unlink()
-    return report
 
 
 def output_names(sources: Sequence[Path], folder: Path, suffix: str) -> list[tuple[Path, Path]]:

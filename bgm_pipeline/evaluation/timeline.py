@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bgm_pipeline.errors import InputError, MediaError
+from bgm_pipeline.folders import taking_its_place, writing
 from bgm_pipeline.timebase import format_clock, ms_to_s, ms_to_samples, s_to_ms, s_to_samples
 from bgm_pipeline.types import AudioSelection, Samples
 
@@ -188,15 +188,8 @@ def draw(timeline: Timeline, path: Path) -> None:
         if row == 0:
             legend = waveform.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
             legend.set_in_layout(False)
-    partial = path.with_name(f"{path.name}.tmp")
-    try:
+    with writing(path, "name another file"), taking_its_place(path) as partial:
         figure.savefig(partial, format=path.suffix.lower()[1:], dpi=110, facecolor="white")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); name another file") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _draw_waveform(axes: Axes, timeline: Timeline) -> None:

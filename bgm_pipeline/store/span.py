@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from sqlalchemy import select
 
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.folders import taking_its_place
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.store.orm import RunRow, StemRow
 from bgm_pipeline.store.repository import Store
@@ -70,20 +70,16 @@ class StemSpan:
         kind = path.suffix.lower().removeprefix(".")
         if kind not in {"flac", "wav"}:
             raise InputError(f"{shown(path)}: a stem is written as .flac or .wav; choose one of these names")
-        temporary = path.with_name(f"{path.name}.tmp")
         try:
-            temporary.touch()  # The system's own reason, where it cannot be: libsndfile knows none.
-            name = os.fsencode(temporary)
-            with soundfile.SoundFile(name, "w", SAMPLE_RATE, 1, "PCM_16", format=kind.upper()) as file:
-                for block in self.blocks():
-                    file.write(to_pcm16(block))
-            temporary.replace(path)
+            with taking_its_place(path) as partial:
+                partial.touch()  # The system's own reason, where it cannot be: libsndfile knows none.
+                name = os.fsencode(partial)
+                with soundfile.SoundFile(name, "w", SAMPLE_RATE, 1, "PCM_16", format=kind.upper()) as file:
+                    for block in self.blocks():
+                        file.write(to_pcm16(block))
         except (soundfile.LibsndfileError, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else error.error_string
             raise InputError(f"{shown(path)}: cannot be written ({why}); name another file") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
 
 
 def stem_span(store: Store, episode_id: int, start_ms: int, end_ms: int) -> StemSpan:

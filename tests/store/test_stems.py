@@ -187,7 +187,7 @@ def test_a_lost_stem_and_one_of_another_length_are_clear_errors(store: Store, tm
         ("span.mp3", r"span\.mp3: a stem is written as \.flac or \.wav"),
         ("no/span.wav", r"span\.wav: cannot be written \(No such file"),
         ("file/span.wav", r"span\.wav: cannot be written \(Not a directory"),
-        (f"{'x' * 250}.wav", r"cannot be written \(File name too long"),
+        (f"{'x' * 255}.wav", r"cannot be written \(File name too long"),
     ],
 )
 def test_a_span_that_cannot_be_saved_is_a_clear_error(
