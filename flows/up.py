@@ -164,6 +164,8 @@ def _environment(settings: Settings, place: Place, inbox: Path) -> dict[str, str
     defaults = {
         "PREFECT_HOME": str(home),
         "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
+        # The server copies its page there as it starts; its own package may be another user's.
+        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(kept_s),
         # SQLite has one writer at a time; who waits for a busy disk shall not be told that all is lost.

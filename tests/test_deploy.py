@@ -102,6 +102,15 @@ def test_a_worker_under_systemd_finds_what_flow_runs_are_started_with() -> None:
     assert program is not None and Path(program).parent == BIN
 
 
+@pytest.mark.parametrize("name", ["compose.yaml", "kubernetes/server.yaml", "bgm-server.service"])
+def test_a_server_puts_its_page_where_it_may_write(name: str) -> None:
+    """Else Prefect goes on without one: its own package lies on a read-only file system."""
+    text = (DEPLOY / name).read_text()
+    (folder,) = re.findall(r"PREFECT_UI_STATIC_DIRECTORY(?:=|: |\n *value: )(\S+)", text)
+    may_write = "/var/lib/bgm/" if name.endswith(".service") else "/tmp/"  # noqa: S108 - the container's own
+    assert folder.startswith(may_write)
+
+
 def test_the_timer_has_a_night_every_day_of_a_year() -> None:
     """Also as summer time begins and ends."""
     (calendar,) = re.findall(r"^OnCalendar=(.*)$", (DEPLOY / "bgm-nightly.timer").read_text(), re.MULTILINE)
