@@ -83,7 +83,7 @@ def scan_inbox(folder: Path, settings: InboxSettings, sleep: Callable[[float], N
     for name in names:
         if not _is_media(name) or name in waiting:
             continue
-        by_name = read_name(_stem(name), patterns, zone)
+        by_name = read_name(_stem(name), patterns, settings.name_zone)
         told = overlay(by_file.get(_normal(name), Told()), by_name)
         if told.note:
             notes.append(f"{shown(name)}: {told.note}")

@@ -66,7 +66,9 @@ def refuse_another(
     """
     if meant_sha256 in (None, source_sha256):
         return
-    name = read_name(str(episode.path.with_suffix("")), compile_patterns(settings.patterns), settings.zone)
+    name = read_name(
+        str(episode.path.with_suffix("")), compile_patterns(settings.patterns), settings.name_zone
+    )
     if _is_contradicted(episode, name):
         raise another_lies_there(episode.path)
 

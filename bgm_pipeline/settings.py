@@ -3,9 +3,12 @@
 
 import hashlib
 import json
+import logging
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
-from functools import cached_property
+from difflib import get_close_matches
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
@@ -20,11 +23,19 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.timebase import LONGEST_DAYS, SCORE_HOP_SAMPLES, SEGMENT_S, s_to_samples
 from bgm_pipeline.zones import local_zone
+
+log = logging.getLogger(__name__)
 
 MaybePath = Annotated[Path | None, BeforeValidator(lambda given: given or None)]
 """An empty variable means no path, not the working folder."""
@@ -72,7 +83,7 @@ class MediaSettings(BaseModel):
 class SeparationSettings(BaseModel):
     """How the network is called."""
 
-    context_s: float = Field(0.8, ge=0, description="what the network sees of each neighbour, seconds")
+    context_s: float = Field(0.8, ge=0.2, description="what the network sees of each neighbour, seconds")
     crossfade_s: float = Field(0.2, ge=0, description="length of the cross-fade at a segment's border")
     batch_size: int = Field(
         0, ge=0, description="chunks in one call of PyTorch's network; 0: what a GPU has room for, 1 on a CPU"
@@ -133,6 +144,9 @@ class InboxSettings(BaseModel):
     time_zone: str = Field(
         "", description="of days, of times without offset, of all that is shown (Europe/Paris); else local"
     )
+    name_time_zone: Annotated[str, AfterValidator(_check_zone)] = Field(
+        "", description="of times in names (UTC); else time_zone"
+    )
     settle_s: float = Field(60.0, ge=0, description="a file that changed no longer ago still grows")
     look_s: float = Field(2.0, ge=0, description="between two looks that must find a file the same")
 
@@ -152,6 +166,15 @@ class InboxSettings(BaseModel):
                 f"BGM_INBOX__TIME_ZONE: no time zone is called {self.time_zone!r}; write one such as "
                 "Europe/Paris or UTC"
             ) from None
+
+    @property
+    def name_zone(self) -> tzinfo:
+        """The time zone that times in names are meant in, where they tell no offset.
+
+        Raises:
+            InputError: as `zone`.
+        """
+        return ZoneInfo(self.name_time_zone) if self.name_time_zone else self.zone
 
 
 class NightSettings(BaseModel):
@@ -280,10 +303,14 @@ class Settings(BaseSettings):
 def load_settings(**changes: Any) -> Settings:
     """The settings that the environment and the ``.env`` file give, but for `changes` that are not None.
 
+    A variable that is no setting is warned of, since it has no effect.
+
     Raises:
         InputError: a variable has a value that cannot be used; the message names it.
     """
     try:
+        given = EnvSettingsSource(Settings).env_vars.keys() | DotEnvSettingsSource(Settings).env_vars.keys()
+        _warn_of_unknown(frozenset(name.upper() for name in given))
         return Settings(**{name: value for name, value in changes.items() if value is not None})
     except ValidationError as error:
         wrong = [
@@ -297,3 +324,21 @@ def load_settings(**changes: Any) -> Settings:
         raise InputError(f"BGM_{group}: neither JSON nor a value of its own; {cure}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f".env cannot be read: {error}") from None
+
+
+def names_of(model: type[BaseModel] = Settings, prefix: str = "BGM_") -> Iterator[str]:
+    """The names of all environment variables that set something: groups, as JSON, and their members."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name.upper()}"
+        if isinstance(field.default, BaseModel):
+            yield from names_of(type(field.default), f"{prefix}{name.upper()}__")
+
+
+@cache
+def _warn_of_unknown(given: frozenset[str]) -> None:
+    """Once in a process."""
+    known = set(names_of())
+    for name in sorted(name for name in given - known if name.startswith("BGM_")):
+        meant = get_close_matches(name, known, 1)
+        cure = f"is {meant[0]} meant?" if meant else "docs/settings.md lists all"
+        log.warning("%s has no effect: there is no such setting; %s", name, cure)

@@ -9,9 +9,9 @@ import os
 import signal
 import sys
 
-WORKING_FOLDER = "BGM_WORKING_FOLDER"
-"""Environment variable: the folder to work in. Prefect gives a flow run an empty one, where no .env is found
-and no relative path holds."""
+WORKING_FOLDER = "_BGM_WORKING_FOLDER"
+"""Environment variable, none of the settings: the folder to work in. Prefect gives a flow run an empty one,
+where no .env is found and no relative path holds."""
 
 _PR_SET_PDEATHSIG = 1
 

@@ -17,9 +17,8 @@ from zipfile import ZipFile
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
-from bgm_pipeline.settings import Settings
+from bgm_pipeline.settings import names_of
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -46,15 +45,6 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 
 def documents(path: Path) -> list[Any]:
     return list(yaml.safe_load_all(path.read_text()))
-
-
-def settings_of(model: type[BaseModel] = Settings, prefix: str = "BGM_") -> Iterator[str]:
-    """The names of all environment variables that the program knows."""
-    for name, field in model.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            yield from settings_of(type(field.default), f"{prefix}{name.upper()}__")
-        else:
-            yield f"{prefix}{name.upper()}"
 
 
 def variables(path: Path) -> set[str]:
@@ -130,7 +120,7 @@ def test_whatever_writes_stems_waits_for_their_disk() -> None:
 def test_every_variable_is_one_that_somebody_reads(path: Path) -> None:
     """Prefect's are looked at in `tests/flows`."""
     named = {name for name in variables(path) if not name.startswith("PREFECT_")}
-    assert named <= {*settings_of(), *OTHERS}
+    assert named <= {*names_of(), *OTHERS}
 
 
 def test_files_name_variables_at_all() -> None:

@@ -124,6 +124,12 @@ def test_the_environment_sets_templates_and_zone(tmp_path: Path, monkeypatch: py
     found = only(scan_inbox(tmp_path, load_settings().inbox))
     assert found.episode.title == "News"
     assert found.episode.air_start == datetime(2026, 3, 31, 11, 15, tzinfo=UTC)
+    monkeypatch.setenv("BGM_INBOX__NAME_TIME_ZONE", "UTC")
+    found = only(scan_inbox(tmp_path, load_settings().inbox))
+    assert found.episode.air_start == datetime(2026, 3, 31, 20, 15, tzinfo=UTC)
+    (tmp_path / "inbox.csv").write_text("file,air_start\n202603312015 News.ts,2026-03-31 20:15\n")
+    found = only(scan_inbox(tmp_path, load_settings().inbox))
+    assert found.episode.air_start == datetime(2026, 3, 31, 11, 15, tzinfo=UTC), "a table is the house's own"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,20 @@ def test_a_file_in_the_working_folder_is_read_and_the_environment_counts_before_
     assert settings.model == "auto"
 
 
+def test_what_is_no_setting_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ".env").write_text("BGM_DETECTION__ONSETT=0.9\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BGM_INBOX_TIME_ZONE", "Asia/Tokyo")
+    monkeypatch.setenv("BGM_MEDIA", '{"block_s": 3}')
+    load_settings()
+    assert caplog.messages == [
+        "BGM_DETECTION__ONSETT has no effect: there is no such setting; is BGM_DETECTION__ONSET meant?",
+        "BGM_INBOX_TIME_ZONE has no effect: there is no such setting; is BGM_INBOX__TIME_ZONE meant?",
+    ]
+
+
 def test_an_empty_path_is_none_and_not_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BGM_CALIBRATION", "")
     monkeypatch.setenv("BGM_INBOX__FOLDER", "")
@@ -60,6 +74,8 @@ def test_an_empty_path_is_none_and_not_the_working_folder(monkeypatch: pytest.Mo
     [
         ("BGM_THREADS", "-1"),
         ("BGM_SEPARATION__BATCH_SIZE", "many"),
+        ("BGM_SEPARATION__CONTEXT_S", "0.1"),
+        ("BGM_INBOX__NAME_TIME_ZONE", "local"),
         ("BGM_KEEP", "nothing"),
         ("BGM_DETECTION__MIN_DURATION_OFF_S", "13"),
         ("BGM_NIGHT__CRON", "bad"),
