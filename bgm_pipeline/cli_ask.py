@@ -203,13 +203,18 @@ def first_moment(text: str | None, zone: tzinfo) -> datetime | None:
     if not text:
         return None
     try:
-        on_air, doubt = parse_air_start(text, zone)
+        on_air, note = parse_air_start(text, zone)
     except ValueError:
         cure = "write 2026-03-31 20:15 or 2026-03-31T20:15+09:00"
         raise InputError(f"--air-start {text!r}: not a date and time; {cure}") from None
-    if doubt:
-        typer.echo(f"bgm: {doubt}", err=True)
+    if note:
+        doubt(note)
     return on_air
+
+
+def doubt(note: str) -> None:
+    """Tells what may not be meant."""
+    typer.echo(f"bgm: {note}", err=True)
 
 
 @store_app.command()
@@ -333,8 +338,8 @@ def when(since: str | None, until: str | None) -> dict[str, Any]:
 
     zone = load_settings().inbox.zone
     return {
-        "since": parse_moment(since, zone) if since else None,
-        "until": parse_moment(until, zone) if until else None,
+        "since": parse_moment(since, zone, doubt) if since else None,
+        "until": parse_moment(until, zone, doubt) if until else None,
         "tz": zone,
     }
 

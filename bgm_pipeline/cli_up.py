@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bgm_pipeline.cli_ask import LARGEST
+from bgm_pipeline.cli_ask import LARGEST, doubt
 from bgm_pipeline.timebase import LONGEST_DAYS
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def rerun(
         numbers = episodes or []
         if not episodes:
             zone = settings.inbox.zone
-            day = parse_moment(since, zone) if since else None
+            day = parse_moment(since, zone, doubt) if since else None
             moment = day if day is None or isinstance(day, datetime) else datetime.combine(day, time(), zone)
             numbers = failed_episodes(store, url, moment)
         _tell(run_again(store, settings, url, numbers))
@@ -175,8 +175,8 @@ def reprocess(
             frame = query.episodes(
                 store,
                 channel=channel,
-                since=parse_moment(since, zone) if since else None,
-                until=parse_moment(until, zone) if until else None,
+                since=parse_moment(since, zone, doubt) if since else None,
+                until=parse_moment(until, zone, doubt) if until else None,
                 tz=zone,
             )
             numbers = frame["episode_id"].tolist()

@@ -17,7 +17,7 @@ Filters that are left out, or none, hold nothing back:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, TypedDict
@@ -26,6 +26,7 @@ from sqlalchemy import ColumnElement, func, literal, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from bgm_pipeline.errors import InputError
+from bgm_pipeline.naming import in_zone
 from bgm_pipeline.store.functions import ElapsedMs
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, UtcDateTime
 from bgm_pipeline.zones import local_zone
@@ -80,10 +81,14 @@ def asked_range(filters: EpisodeFilters | SpanFilters) -> tuple[datetime | None,
     return _moment(since, zone), end
 
 
-def parse_moment(text: str, zone: tzinfo | None = None) -> date | datetime:
+def parse_moment(
+    text: str, zone: tzinfo | None = None, tell: Callable[[str], None] = lambda note: None
+) -> date | datetime:
     """A date (2026-03-31), or a date and time (2026-03-31 20:15, 2026-03-31T20:15:00+09:00).
 
-    A time without an offset is meant in `zone`, or in this machine's time zone.
+    Args:
+        zone: that a time without an offset is meant in; else this machine's.
+        tell: hears of a time that came twice, or never, as summer time ended or began.
 
     Raises:
         InputError: the text is neither.
@@ -96,7 +101,12 @@ def parse_moment(text: str, zone: tzinfo | None = None) -> date | datetime:
         raise InputError(
             f"not a date or time: {text!r}; write 2026-03-31, 2026-03-31 20:15 or 2026-03-31T20:15+09:00"
         ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=zone or local_zone())
+    if moment.tzinfo:
+        return moment
+    zone = zone or local_zone()
+    if note := in_zone(moment, zone)[1]:
+        tell(note)
+    return moment.replace(tzinfo=zone)
 
 
 def check(filters: EpisodeFilters | SpanFilters, known: type) -> None:

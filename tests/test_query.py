@@ -210,6 +210,11 @@ def test_moments_are_read_as_people_write_them() -> None:
     assert parse_moment(" 2026-03-31 20:15 ", tokyo) == datetime(2026, 3, 31, 20, 15, tzinfo=tokyo)
     assert parse_moment("2026-03-31T20:15:30+02:00") == datetime(2026, 3, 31, 18, 15, 30, tzinfo=UTC)
     assert parse_moment("20260331") == date(2026, 3, 31)
+    told: list[str] = []
+    paris = ZoneInfo("Europe/Paris")
+    twice = parse_moment("2026-10-25 02:30", paris, told.append)
+    assert isinstance(twice, datetime) and twice.astimezone(UTC) == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    assert told == ["2026-10-25 02:30 came twice as summer time ended; taken for the first"]
     in_local_time = parse_moment("2026-03-31 20:15")
     assert isinstance(in_local_time, datetime) and in_local_time.tzinfo == local_zone()
     for wrong in ("yesterday", "2026-13-01", "31.03.2026", ""):
