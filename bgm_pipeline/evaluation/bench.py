@@ -20,10 +20,12 @@ from bgm_pipeline.evaluation.conditions import CLEAN, heard, possible
 from bgm_pipeline.evaluation.identification import Catalogue, Fingerprinter, Hashes, Outcome, tracks_of
 from bgm_pipeline.evaluation.mixtures import LEVELS_DB, TestSet, excerpt
 from bgm_pipeline.evaluation.systems import MIXTURE, MUSIC, System, separate
-from bgm_pipeline.folders import make_folder
+from bgm_pipeline.folders import make_folder, writing
 from bgm_pipeline.settings import SeparationSettings, Settings
 from bgm_pipeline.timebase import samples_to_s
 from bgm_pipeline.training.corpus import Progress
+
+_CURE = "make room, or name another folder, and run it again: what was measured is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ class _MeasurementFile:
             self.of = " ".join([self.of, f"^{how.mask_exponent:g}", *other])
         self.rows = {(row.level_db, row.number, row.condition): row for row in self._read()}
         if not self.path.exists():
-            with self.path.open("w", newline="") as file:
+            with writing(self.path, _CURE), self.path.open("w", newline="") as file:
                 csv.writer(file).writerow(["of", *(field.name for field in fields(Measurement))])
 
     def missing(self, sittings: Iterable[Sitting]) -> list[Sitting]:
@@ -217,8 +219,12 @@ class _MeasurementFile:
         ]
 
     def add(self, measured: Iterable[Measurement]) -> None:
-        """Keeps them, in the file, too."""
-        with self.path.open("a", newline="") as file:
+        """Keeps them, in the file, too.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        with writing(self.path, _CURE), self.path.open("a", newline="") as file:
             for one in measured:
                 self.rows[one.level_db, one.number, one.condition] = one
                 values = (f"{v:.3f}" if isinstance(v, float) else v for v in asdict(one).values())
@@ -228,8 +234,12 @@ class _MeasurementFile:
         if not self.path.exists():
             return []
         try:
-            with self.path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
+            with self.path.open("r+", newline="") as file:
+                text = file.read()
+                whole = text[: text.rfind("\n") + 1]
+                if text != whole and whole.startswith("of,"):  # a row that a full disk or a kill cut short
+                    file.truncate(len(whole.encode()))
+            rows = csv.DictReader(whole.splitlines())
             return [_measurement(row) for row in rows if row["of"] == self.of]
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.path}: no file of measurements ({error}); delete it") from error

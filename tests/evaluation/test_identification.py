@@ -53,6 +53,14 @@ def test_a_place_is_found_an_hour_into_a_track() -> None:
     assert found.outcome == "right"
 
 
+def test_a_catalogue_that_is_made_again_is_the_same_though_it_cannot_keep_every_place() -> None:
+    fingerprinter = Fingerprinter()
+    places = np.array([[frame, 7] for frame in range(400)], np.int32)
+    first, second = (Catalogue(fingerprinter, {"loop": places}).table.table for _ in range(2))
+    assert 0 < np.count_nonzero(first) < 400
+    assert np.array_equal(first, second)
+
+
 def test_another_track_or_another_place_is_wrong(catalogue: Catalogue) -> None:
     excerpt = tune(2)[: 12 * RATE]
     assert query(catalogue, excerpt, "tune1", 0).outcome == "wrong"

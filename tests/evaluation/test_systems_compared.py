@@ -136,6 +136,23 @@ def test_a_bench_that_was_stopped_goes_on_and_one_of_other_mixtures_begins_anew(
 
 
 @pytest.mark.usefixtures("one_level")
+def test_a_row_that_was_cut_short_is_measured_again_and_no_other(folder: Path, tmp_path: Path) -> None:
+    def measure() -> list[str]:
+        measured: list[str] = []
+        bench = Bench(TestSet(folder, "test", 2), tmp_path, SETTINGS)
+        bench.measure([System(MIXTURE)], lambda what, done, total: measured.append(what))
+        return measured
+
+    measure()
+    file = tmp_path / f"{MIXTURE}.csv"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-7])
+    assert measure().count(MIXTURE) == 1
+    assert file.read_bytes() == whole
+    assert measure() == []
+
+
+@pytest.mark.usefixtures("one_level")
 def test_what_was_measured_with_other_context_is_measured_again(folder: Path, tmp_path: Path) -> None:
     system = System("as it is", "passthrough")
     told: list[str] = []
