@@ -87,6 +87,12 @@ class Corpus:
         """The clips of one split and kind, in the manifest's order."""
         return tuple(clip for clip in self.clips if clip.split == split and clip.kind == kind)
 
+    def identity(self) -> str:
+        """Hash of what decides about mixtures: which clips there are, in which split, and how long."""
+        # Without the levels: another CPU may round them otherwise.
+        clips = [(clip.split, clip.path.as_posix(), clip.duration_s) for clip in self.clips]
+        return hashlib.sha256(repr(clips).encode()).hexdigest()[:12]
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:

@@ -284,6 +284,7 @@ class _Training:
             "progress": asdict(self.progress),
             "fixed": self.fixed(),
             "started_from": self.started_from,
+            "corpus": self.corpus.identity(),
         }
         checkpoint = io.BytesIO()  # torch does not tell what kept it from writing to a file
         torch.save(state, checkpoint)
@@ -362,6 +363,12 @@ class _Training:
             raise ModelError(
                 f"{self.checkpoint_path} holds a training of {held['network']}, not of {self.network.name}; "
                 "give another folder"
+            )
+        if held.get("corpus", now := self.corpus.identity()) != now:
+            log.warning(
+                "%s: the corpus is another than before, so other mixtures come from here on than would have; "
+                "see that --corpus is right, unless recordings were added",
+                self.checkpoint_path,
             )
         now_fixed = self.fixed()
         # A checkpoint of an earlier version tells less, and that version had AdamW alone.

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -287,6 +288,18 @@ def test_other_mixtures_loss_or_optimiser_than_those_begun_with_are_refused(
     shutil.copytree(begun, tmp_path / "copy")
     with pytest.raises(ModelError, match=f"training with {name} .*, not with {name} .*another folder"):
         train(registry.get("music_detector"), load_corpus(folder), tmp_path / "copy", short(2, **change), CPU)
+
+
+def test_another_corpus_than_begun_with_is_warned_of(
+    begun: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(begun, tmp_path / "copy")
+    corpus = load_corpus(folder)
+    train(registry.get("music_detector"), corpus, tmp_path / "copy", short(2), CPU)
+    assert caplog.messages == []
+    smaller = replace(corpus, clips=corpus.clips[:-1])
+    train(registry.get("music_detector"), smaller, tmp_path / "copy", short(3), CPU)
+    assert "the corpus is another than before" in caplog.text
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_with_that_versions_optimiser(
