@@ -18,7 +18,7 @@ from bgm_pipeline.media import downmix
 from bgm_pipeline.media.ffmpeg import CHANNELS, INPUT_OPTIONS, Decoder, input_url, shown
 from bgm_pipeline.media.probe import CLOCK_RUNS_ANYWHERE
 from bgm_pipeline.media.timeline import Stereo, Timeline
-from bgm_pipeline.media.truncation import cut_short
+from bgm_pipeline.media.truncation import beyond_header, cut_short
 from bgm_pipeline.settings import MediaSettings
 from bgm_pipeline.timebase import (
     SAMPLE_RATE,
@@ -137,6 +137,12 @@ class AudioReader:
         if size_bytes != info.size_bytes:
             change = f"from {info.size_bytes} to {size_bytes} bytes"
             yield Damage(f"the file changed {change} while it was read: still growing?", 1)
+        elif beyond := beyond_header(info.path, info.container, size_bytes):
+            states = f"the header states {beyond.stated_bytes} of the file's {size_bytes} bytes"
+            if beyond.is_sound:
+                yield Damage(f"{states}; the rest was read as sound, too: written by a crash, or joined?", 1)
+            else:
+                yield Damage(f"{states}; the rest was not read: cut it off, and process it by itself", 1)
         elif reason := cut_short(info.path, info.container, size_bytes):
             yield Damage(reason, 1)
         stated, short_s = self._stated_end_s(), _AHEAD_S if self._states_nothing else _SHORT_S
@@ -177,7 +183,7 @@ def command(info: MediaInfo, selection: AudioSelection) -> list[str]:
     # `join` and `amix` take their times from their first input, so that must be the one that starts first.
     streams = sorted((by_index[index] for index in selection.streams), key=lambda stream: stream.start_s)
     # By itself ffmpeg does not look at the check sums of FLAC, AC-3 and MPEG audio.
-    source = ffmpeg.input(_PLACEHOLDER, copyts=None, err_detect="crccheck", **INPUT_OPTIONS)
+    source = ffmpeg.input(_PLACEHOLDER, copyts=None, err_detect="crccheck", **INPUT_OPTIONS, **_sizes(info))
     audio = _single(source, streams[0]) if len(streams) == 1 else _joined(source, streams)
     audio = (
         audio.filter(
@@ -198,6 +204,15 @@ def command(info: MediaInfo, selection: AudioSelection) -> list[str]:
     arguments: list[str] = output.global_args(*quiet).compile()
     # ffmpeg-python takes no name whose bytes are not UTF-8.
     return [input_url(info.path) if argument == _PLACEHOLDER else argument for argument in arguments]
+
+
+def _sizes(info: MediaInfo) -> dict[str, Any]:
+    """Options for a file whose header states less than there is."""
+    try:
+        beyond = beyond_header(info.path, info.container, info.size_bytes)
+    except OSError:
+        return {}  # ffmpeg cannot read it either, and says why
+    return {"ignore_length": 1} if beyond is not None and beyond.is_sound else {}
 
 
 def _single(source: Any, stream: AudioStream) -> Any:

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,6 +135,102 @@ def test_a_file_that_grows_while_it_is_read_is_noticed(broadcast: Path, tmp_path
         f"the file changed from {info.size_bytes} to {info.size_bytes + PACKET} bytes while it was read: "
         "still growing?"
     )
+
+
+WAV_HEAD = 44
+TONE_BYTES = 6 * 48000 * 2
+
+
+def _wav(data: bytes, stated_bytes: int, after: bytes = b"", form: str = "RIFF") -> bytes:
+    """48 kHz mono of 16 bits whose header states so many bytes of sound."""
+    pcm = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 48000, 96000, 2, 16)
+    ds64, stated = b"", stated_bytes
+    if form == "RF64":
+        ds64 = struct.pack("<4sIQQQI", b"ds64", 28, 72 + stated_bytes, stated_bytes, 0, 0)
+        stated = 0xFFFF_FFFF
+    chunks = b"WAVE" + ds64 + pcm + struct.pack("<4sI", b"data", stated) + data + after
+    size = len(chunks) - len(data) + stated_bytes if form == "RIFF" else 0xFFFF_FFFF
+    return form.encode() + struct.pack("<I", size) + chunks
+
+
+@pytest.fixture
+def pcm(tone: Path) -> bytes:
+    """6 s of a 440 Hz tone of amplitude 0.5."""
+    data = tone.read_bytes()[-TONE_BYTES:]
+    assert len(data) == TONE_BYTES
+    return data
+
+
+@pytest.mark.parametrize("form", ["RIFF", "RF64"])
+def test_a_wav_that_goes_on_beyond_its_header_is_read_to_its_end(
+    pcm: bytes, tmp_path: Path, form: str
+) -> None:
+    """A recorder crashed; the sizes are of a while ago."""
+    path = tmp_path / "crashed.wav"
+    path.write_bytes(_wav(pcm, 96_000, form=form))
+    heard, header = read(path), path.stat().st_size - len(pcm)
+    assert len(heard.samples) / 16000 == pytest.approx(6, abs=0.01)
+    assert heard.rms(4, 5.9) == pytest.approx(0.5 / 2**0.5, rel=0.01)
+    assert (
+        f"the header states {header + 96_000} of the file's {header + len(pcm)} bytes; the rest was read"
+        in (heard.damage)
+    )
+
+
+def test_of_joined_wavs_all_is_read(pcm: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "joined.wav"
+    path.write_bytes(3 * _wav(pcm, len(pcm)))
+    heard = read(path)
+    assert len(heard.samples) / 16000 == pytest.approx(18, abs=0.01)
+    assert heard.rms(16, 17.9) == pytest.approx(0.5 / 2**0.5, rel=0.01)
+    assert "the rest was read as sound, too" in heard.damage
+
+
+def test_of_a_wav_that_another_kind_was_joined_to_the_rest_is_told(
+    make: Callable[..., Path], tone: Path, pcm: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "joined.wav"
+    other = make("tone24.wav", "-i", tone, "-c:a", "pcm_s24le").read_bytes()
+    path.write_bytes(_wav(pcm, len(pcm)) + other)
+    heard = read(path)
+    assert len(heard.samples) == 6 * 16000
+    assert heard.damage == (
+        f"the header states {WAV_HEAD + len(pcm)} of the file's {path.stat().st_size} bytes; "
+        "the rest was not read: cut it off, and process it by itself"
+    )
+
+
+@pytest.mark.parametrize(
+    ("after", "form"),
+    [
+        pytest.param(struct.pack("<4sI", b"axml", 3_000_000) + b"<" * 3_000_000, "RIFF", id="axml"),
+        pytest.param(struct.pack("<4sI", b"axml", 3_000_000) + b"<" * 3_000_000, "RF64", id="axml of RF64"),
+        pytest.param(
+            struct.pack("<4sI", b"iXML", 9) + b"<" * 9 + struct.pack("<4sI", b"LIST", 90_000) + bytes(90_000),
+            "RIFF",
+            id="odd and not padded",
+        ),
+        pytest.param(bytes(2048), "RIFF", id="padding"),
+    ],
+)
+def test_what_follows_the_sound_of_a_wav_is_neither_damage_nor_sound(
+    pcm: bytes, tmp_path: Path, after: bytes, form: str
+) -> None:
+    path = tmp_path / "tags.wav"
+    path.write_bytes(_wav(pcm, len(pcm), after, form))
+    heard = read(path)
+    assert len(heard.samples) == 6 * 16000
+    assert heard.damage == ""
+
+
+@pytest.mark.parametrize("unknown", [0, 0xFFFF_FFFF])
+def test_a_wav_that_states_no_size_is_read_to_its_end(pcm: bytes, tmp_path: Path, unknown: int) -> None:
+    path = tmp_path / "stream.wav"
+    head = _wav(pcm, len(pcm))[: WAV_HEAD - 4]
+    path.write_bytes(head[:4] + struct.pack("<I", unknown) + head[8:] + struct.pack("<I", unknown) + pcm)
+    heard = read(path)
+    assert len(heard.samples) == 6 * 16000
+    assert "the header states" not in heard.damage
 
 
 def test_an_unfinished_mp4_is_refused_with_the_cure(
