@@ -6,7 +6,7 @@ ffmpeg decodes and resamples (one child, watched); the graph is built with ffmpe
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -124,7 +124,11 @@ class AudioReader:
 
     @property
     def _first(self) -> AudioStream:
-        return next(one for one in self._info.audio_streams if one.index in self._selection.streams)
+        return self._chosen[0]
+
+    @property
+    def _chosen(self) -> list[AudioStream]:
+        return [one for one in self._info.audio_streams if one.index in self._selection.streams]
 
     @property
     def _block_samples(self) -> int:
@@ -153,6 +157,11 @@ class AudioReader:
             else:
                 what = f"says at {states}: cut short?"
             yield Damage(f"the audio ends at {ends}, but the file {what}", 1)
+        ends_s = _ends_s(self._chosen)
+        for index, end_s in ends_s.items():
+            if max(ends_s.values()) - end_s > _SHORT_S:
+                at = format_timecode(s_to_ms(end_s))
+                yield Damage(f"track {index} ends at {at}, before those that it is joined with", 1)
 
     @property
     def _states_nothing(self) -> bool:
@@ -164,9 +173,7 @@ class AudioReader:
             return self._first.programme_s  # of what lasts longest: the picture, or another sound
         if not _STATES_ITS_DURATION.intersection(info.container.split(",")):
             return None
-        chosen = [stream for stream in info.audio_streams if stream.index in self._selection.streams]
-        ends_s = [stream.start_s + stream.duration_s for stream in chosen if stream.duration_s is not None]
-        return max(ends_s, default=info.duration_s)
+        return max(_ends_s(self._chosen).values(), default=info.duration_s)
 
 
 def open_audio(info: MediaInfo, selection: AudioSelection, settings: MediaSettings) -> AudioReader:
@@ -234,8 +241,26 @@ def _joined(source: Any, streams: list[AudioStream]) -> Any:
             track = track.filter("adelay", f"{late_samples}S")
         tracks.append(track)
     if len(tracks) == 2:
+        # `join` ends with its shorter input; `amix` does not.
+        tracks = [_padded(track, stream, streams) for track, stream in zip(tracks, streams, strict=True)]
         return ffmpeg.filter(tracks, "join", inputs=2, channel_layout="stereo", map="0.0-FL|1.0-FR")
     return _up_from_mono(ffmpeg.filter(tracks, "amix", inputs=len(tracks)))
+
+
+def _padded(track: Any, stream: AudioStream, streams: list[AudioStream]) -> Any:
+    """A track with silence up to the end of the one that the container says is longest."""
+    ends_s = _ends_s(streams)
+    # The longest is left alone: in a file that was cut short it ends before it should, and so does the pair.
+    if stream.index not in ends_s or ends_s[stream.index] == max(ends_s.values()):
+        return track
+    length_s = max(ends_s.values()) - streams[0].start_s
+    # `join` drops what is left of a frame where an input ends: frames are short, and the longest ends first.
+    return track.filter("apad", packet_size=256, whole_len=round((length_s + _SHORT_S) * stream.sample_rate))
+
+
+def _ends_s(streams: Iterable[AudioStream]) -> dict[int, float]:
+    """Where streams end on the presentation timeline, by index, as far as the container tells."""
+    return {one.index: one.start_s + one.duration_s for one in streams if one.duration_s is not None}
 
 
 def _up_from_mono(audio: Any) -> Any:

@@ -172,6 +172,31 @@ def test_joined_tracks_keep_their_own_times(make: Callable[..., Path], clicks: P
     assert heard.clicks_s == pytest.approx(both, abs=0.005)
 
 
+@pytest.mark.parametrize("short_first", [True, False])
+def test_a_pair_lasts_as_long_as_its_longer_track(make: Callable[..., Path], short_first: bool) -> None:
+    short, whole = ("-t", 2, *sines("mono", 200)), ("-itsoffset", 0.5, *sines("mono", 300))
+    tracks = (*short, *whole) if short_first else (*whole, *short)
+    maps = ("-map", 0, "-map", 1, "-c:a", "pcm_s16le")
+    heard = read(make(f"uneven_{short_first}.mov", *tracks, *maps))
+    assert heard.selection.streams == (0, 1)
+    assert len(heard.samples) / 16000 == pytest.approx(6.5, abs=0.03)
+    assert heard.amplitudes((200, 300), 1, 2) == pytest.approx([0.05, 0.05], abs=0.0005)
+    assert heard.amplitudes((200, 300), 3, 6) == pytest.approx([0, 0.05], abs=0.0005)
+    assert heard.damage == (
+        f"track {0 if short_first else 1} ends at 00:00:02.000, before those that it is joined with"
+    )
+
+
+def test_a_pair_that_was_cut_short_gets_no_silence(make: Callable[..., Path], tmp_path: Path) -> None:
+    tracks = ("-t", 5, *sines("mono", 200), *sines("mono", 300), "-map", 0, "-map", 1, "-c:a", "pcm_s16le")
+    whole = make("uneven_whole.mov", *tracks, "-movflags", "faststart")
+    path = tmp_path / "cut.mov"
+    path.write_bytes(whole.read_bytes()[: 4 * 96_000])
+    heard = read(path)
+    assert len(heard.samples) / 16000 == pytest.approx(2, abs=0.3)
+    assert "the file says at 00:00:06.000: cut short?" in heard.damage
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_channel_has_its_stated_share_of_mono(make: Callable[..., Path], layout: str) -> None:
     shares = LAYOUTS[layout]
