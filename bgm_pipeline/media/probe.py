@@ -191,6 +191,11 @@ def _ffprobe(path: Path) -> dict[str, Any]:
         code, output, complaints = run(arguments, PROBE_TIMEOUT_S)
     except ChildError as error:
         raise MediaError(f"{shown(path)}: ffprobe {error}") from None
+    if code < 0:
+        raise MediaError(
+            f"{shown(path)}: ffprobe was killed by signal {-code} before the end; "
+            "check the machine's memory, then run it again"
+        )
     if code != 0:
         raise MediaError(_diagnosis(path, complaints))
     found: dict[str, Any] = json.loads(output.decode(errors="replace"))

@@ -112,6 +112,15 @@ def test_a_killed_ffmpeg_is_an_error_and_not_the_end_of_the_file(
         list(reader)
 
 
+def test_a_killed_ffprobe_says_nothing_of_the_file(
+    clicks: Path, stand_in: Callable[[str, str], Path]
+) -> None:
+    stand_in("ffprobe", "kill -9 $$")
+    cure = "check the machine's memory, then run it again"
+    with pytest.raises(MediaError, match=f"clicks.wav: ffprobe was killed by signal 9 before the end; {cure}"):
+        probe(clicks)
+
+
 def test_a_failing_ffmpeg_is_an_error_with_its_reason(
     clicks: Path, stand_in: Callable[[str, str], Path]
 ) -> None:
