@@ -68,6 +68,9 @@ _HARMLESS = re.compile(
     r"|no P?TS found at (start|end) of file"
 )
 
+_TOO_OLD = re.compile(r"Option (\S+ )?not found|No such filter")
+"""`aresample` has had `ochl` since 5.1."""
+
 _OF_A_CUT = re.compile(r"PES packet size mismatch|Packet corrupt|corrupt input packet")
 _AT_A_CUT = 4
 """What a cut leaves of a frame is complained of so often, by all that look at it."""
@@ -86,6 +89,15 @@ def input_url(path: Path) -> str:
 def shown(text: Path | str) -> str:
     """The text in one printable line: control characters and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def _version() -> str:
+    try:
+        first = run(["ffmpeg", "-version"], 10).output.decode(errors="replace").partition("\n")[0]
+    except ChildError:
+        first = ""
+    found = re.match(r"ffmpeg version (\S+)", first)
+    return shown(found[1]) if found else "another"
 
 
 class ChildError(Exception):
@@ -318,6 +330,10 @@ class Decoder:
             raise MediaError(
                 f"{shown(self._path)}: ffmpeg was killed by signal {-code} before the end; "
                 "check the machine's memory, then run it again"
+            )
+        if code > 0 and any(_TOO_OLD.search(text) for text, _ in self._messages.values()):
+            raise MediaError(
+                f"ffmpeg 5.1 or newer is needed; this is {_version()}: install a newer one, or put it on PATH"
             )
         if code > 0:
             reason = self._last_message or f"exit code {code}"

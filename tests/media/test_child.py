@@ -117,7 +117,9 @@ def test_a_killed_ffprobe_says_nothing_of_the_file(
 ) -> None:
     stand_in("ffprobe", "kill -9 $$")
     cure = "check the machine's memory, then run it again"
-    with pytest.raises(MediaError, match=f"clicks.wav: ffprobe was killed by signal 9 before the end; {cure}"):
+    with pytest.raises(
+        MediaError, match=f"clicks.wav: ffprobe was killed by signal 9 before the end; {cure}"
+    ):
         probe(clicks)
 
 
@@ -128,6 +130,22 @@ def test_a_failing_ffmpeg_is_an_error_with_its_reason(
     stand_in("ffmpeg", "echo '[error] Cannot allocate memory' >&2; exit 1")
     with (
         pytest.raises(MediaError, match=r"clicks.wav: ffmpeg cannot decode it \(Cannot allocate memory\)"),
+        open_audio(info, select_audio(info), MediaSettings()) as reader,
+    ):
+        list(reader)
+
+
+def test_an_ffmpeg_that_is_too_old_is_said(clicks: Path, stand_in: Callable[[str, str], Path]) -> None:
+    info = probe(clicks)
+    stand_in(
+        "ffmpeg",
+        """case "$*" in *-version*) echo 'ffmpeg version 4.4.2-0ubuntu1 Copyright'; exit 0;; esac
+        echo "[Parsed_aresample_1 @ 0x1] [error] Option 'ochl' not found" >&2
+        echo '[error] Error reinitializing filters!' >&2
+        exit 1""",
+    )
+    with (
+        pytest.raises(MediaError, match=r"^ffmpeg 5.1 or newer is needed; this is 4.4.2-0ubuntu1: install"),
         open_audio(info, select_audio(info), MediaSettings()) as reader,
     ):
         list(reader)
