@@ -172,7 +172,7 @@ def correct(
     title: Annotated[str, typer.Option(help="name of the programme")] = "",
     air_start: AirStart = None,
     withdraw: Annotated[
-        bool, typer.Option("--withdraw", help="let names and tables count again, from the next night on")
+        bool, typer.Option("--withdraw", help="let names and tables count again, where they tell it")
     ] = False,
 ) -> None:
     """Says what an episode is, whatever its file's name and the inbox's tables tell from now on."""

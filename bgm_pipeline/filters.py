@@ -104,7 +104,7 @@ def parse_moment(
     if moment.tzinfo:
         return moment
     zone = zone or local_zone()
-    if note := in_zone(moment, zone)[1]:
+    if FIRST_YEAR <= moment.year <= LAST_YEAR and (note := in_zone(moment, zone)[1]):
         tell(note)
     return moment.replace(tzinfo=zone)
 

@@ -215,6 +215,8 @@ def test_moments_are_read_as_people_write_them() -> None:
     twice = parse_moment("2026-10-25 02:30", paris, told.append)
     assert isinstance(twice, datetime) and twice.astimezone(UTC) == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
     assert told == ["2026-10-25 02:30 came twice as summer time ended; taken for the first"]
+    far = parse_moment("9999-12-31 23:59", ZoneInfo("America/New_York"))
+    assert far.year == 9999, "left to who asks with it"
     in_local_time = parse_moment("2026-03-31 20:15")
     assert isinstance(in_local_time, datetime) and in_local_time.tzinfo == local_zone()
     for wrong in ("yesterday", "2026-13-01", "31.03.2026", ""):

@@ -200,7 +200,7 @@ class _MeasurementFile:
             ]
             self.of = " ".join([self.of, f"^{how.mask_exponent:g}", *other])
         self.rows = {(row.level_db, row.number, row.condition): row for row in self._read()}
-        if not self.path.exists():
+        if not self.path.exists() or not self.path.stat().st_size:
             with writing(self.path, _CURE), self.path.open("w", newline="") as file:
                 csv.writer(file).writerow(["of", *(field.name for field in fields(Measurement))])
 
@@ -234,11 +234,11 @@ class _MeasurementFile:
         if not self.path.exists():
             return []
         try:
-            with self.path.open("r+", newline="") as file:
+            with self.path.open(newline="") as file:
                 text = file.read()
-                whole = text[: text.rfind("\n") + 1]
-                if text != whole and whole.startswith("of,"):  # a row that a full disk or a kill cut short
-                    file.truncate(len(whole.encode()))
+            whole = text[: text.rfind("\n") + 1]
+            if text != whole and text.startswith("of,"):  # a row that a full disk or a kill cut short
+                os.truncate(self.path, len(whole.encode()))
             rows = csv.DictReader(whole.splitlines())
             return [_measurement(row) for row in rows if row["of"] == self.of]
         except (OSError, KeyError, TypeError, ValueError) as error:

@@ -9,6 +9,20 @@ _TS_SYNC_AT = ((0, 188), (4, 192), (0, 204))
 """Where the first sync byte lies, and how far apart they are: plain, as on Blu-ray, with parity."""
 
 _RIFF_SIZE_UNKNOWN = (0, 0xFFFF_FFFF)
+_RIFFS = (b"RIFF", b"RF64", b"BW64")
+_OFTEN_LAST = (
+    b"LIST",
+    b"id3 ",
+    b"ID3 ",
+    b"bext",
+    b"iXML",
+    b"axml",
+    b"_PMX",
+    b"cue ",
+    b"JUNK",
+    b"PAD ",
+    b"FLLR",
+)
 _MAX_CHUNKS = 10_000
 _NO_SOUND_BYTES = 4096
 """So much may be read as sound without being any, a click of 20 ms; or be left unread, as padding."""
@@ -59,6 +73,8 @@ def beyond_header(path: Path, container: str, size_bytes: int) -> Unstated | Non
         return None
     form, stated, sound_end, is_sound = b"", 0, 0, True
     with path.open("rb") as file:
+        if _bytes_at(file, 0, 4) not in _RIFFS:
+            return None
         for name, start, length in _wav_chunks(file, size_bytes):
             if name == b"WAVE" and start:
                 stated = stated or start
@@ -80,15 +96,15 @@ def beyond_header(path: Path, container: str, size_bytes: int) -> Unstated | Non
 
 def _wav_chunks(file: BinaryIO, size_bytes: int) -> Iterator[tuple[bytes, int, int]]:
     """Name, start, length of each chunk in bytes; `WAVE` where a file begins, no name for what is none."""
-    at, data_bytes = 0, None
+    at, data_bytes, is_after_sound = 0, None, False
     for _ in range(_MAX_CHUNKS):
         head = _bytes_at(file, at, 12)
-        if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE":
+        if head[:4] in _RIFFS and head[8:] == b"WAVE":
             yield b"WAVE", at, 12
-            at, data_bytes = at + 12, None
+            at, data_bytes, is_after_sound = at + 12, None, False
             continue
         if not _is_name(head[:4]):
-            if at and size_bytes - at > _NO_SOUND_BYTES:
+            if at and size_bytes - at > _NO_SOUND_BYTES and head[:3] != b"ID3" and not _is_empty(file, at):
                 yield b"", at, size_bytes - at
             return
         name, start, length = head[:4], at + 8, int.from_bytes(head[4:8], "little")
@@ -101,11 +117,24 @@ def _wav_chunks(file: BinaryIO, size_bytes: int) -> Iterator[tuple[bytes, int, i
                 length = size_bytes  # ffmpeg reads on, too
             length = min(length, size_bytes - start)
         if start + length > size_bytes:
+            # Sound may begin like a name by chance.
+            if is_after_sound and name not in _OFTEN_LAST and size_bytes - at > _NO_SOUND_BYTES:
+                yield b"", at, size_bytes - at
             return
+        is_after_sound = is_after_sound or name == b"data"
         yield name, start, length
         at = start + length
         # Some programs leave out the byte that makes a length even.
         at += length % 2 and not _is_name(_bytes_at(file, at, 4))
+
+
+def _is_empty(file: BinaryIO, at: int) -> bool:
+    """Whether nothing but zeros follows, as where a recorder made room beforehand."""
+    file.seek(at)
+    while block := file.read(1 << 20):
+        if block.strip(b"\0"):
+            return False
+    return True
 
 
 def _bytes_at(file: BinaryIO, at: int, count: int) -> bytes:

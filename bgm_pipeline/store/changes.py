@@ -47,13 +47,16 @@ def in_its_place(episode_id: int) -> Select[tuple[int]]:
 
 def tell(session: Session, episode: EpisodeRow, values: Mapping[str, Any]) -> None:
     """Changes what is known of an episode. What it had taken the place of is shown again where it turns out
-    to be another broadcast; not where its file went elsewhere alone: then it took that place all the same."""
+    to be another broadcast; not where its file went elsewhere alone: then it took that place all the same.
+    Where it turns out to be the broadcast of another recording in its place, the newer one is shown."""
     is_another = any(values.get(name, was := getattr(episode, name)) != was for name in _AIRING)
     freed = [episode.id, *session.scalars(in_its_place(episode.id))] if is_another else []
     for name, value in values.items():
         setattr(episode, name, value)
     session.flush()
-    show_again(session, freed)
+    if is_another:
+        show_again(session, freed)
+        _show_one(session, episode.id)
 
 
 def has_results() -> Exists:
@@ -81,6 +84,14 @@ def show_again(session: Session, episode_ids: Iterable[int]) -> None:
             is_good = RunRow.episode_id == episode_id, RunRow.state == "done"
             newest = select(func.max(RunRow.id)).where(*is_good).scalar_subquery()
             session.execute(update(RunRow).where(*is_good, RunRow.id == newest).values(is_current=True))
+
+
+def _show_one(session: Session, episode_id: int) -> None:
+    """Of recordings that turn out to be of one place and one air time, shows the newest alone."""
+    in_place = [episode_id, *session.scalars(in_its_place(episode_id))]
+    is_shown = RunRow.is_current, RunRow.episode_id.in_(in_place)
+    newest = session.scalar(select(func.max(RunRow.episode_id)).where(*is_shown))
+    session.execute(update(RunRow).where(*is_shown, RunRow.episode_id != newest).values(is_current=False))
 
 
 def drop_replaced(session: Session, episode_id: int) -> None:

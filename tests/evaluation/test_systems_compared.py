@@ -150,6 +150,9 @@ def test_a_row_that_was_cut_short_is_measured_again_and_no_other(folder: Path, t
     assert measure().count(MIXTURE) == 1
     assert file.read_bytes() == whole
     assert measure() == []
+    file.write_bytes(whole[:5])
+    assert measure().count(MIXTURE) == 2
+    assert file.read_bytes() == whole
 
 
 @pytest.mark.usefixtures("one_level")

@@ -177,6 +177,12 @@ def test_a_wav_that_goes_on_beyond_its_header_is_read_to_its_end(
     )
 
 
+def test_sound_that_begins_like_the_name_of_a_chunk_is_read_all_the_same(pcm: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "crashed.wav"
+    path.write_bytes(_wav(pcm[:96_000] + b"abc\x7eabc\x7e" + pcm[96_008:], 96_000))
+    assert len(read(path).samples) / 16000 == pytest.approx(6, abs=0.01)
+
+
 def test_of_joined_wavs_all_is_read(pcm: bytes, tmp_path: Path) -> None:
     path = tmp_path / "joined.wav"
     path.write_bytes(3 * _wav(pcm, len(pcm)))
@@ -211,6 +217,8 @@ def test_of_a_wav_that_another_kind_was_joined_to_the_rest_is_told(
             id="odd and not padded",
         ),
         pytest.param(bytes(2048), "RIFF", id="padding"),
+        pytest.param(bytes(100_000), "RIFF", id="room made beforehand"),
+        pytest.param(b"ID3\x04" + bytes(range(256)) * 400, "RIFF", id="a tag that is no chunk"),
     ],
 )
 def test_what_follows_the_sound_of_a_wav_is_neither_damage_nor_sound(

@@ -344,6 +344,21 @@ def test_a_recording_is_shown_again_that_turns_out_not_to_be_replaced(store: Sto
 
 
 @everywhere
+def test_of_recordings_that_a_correction_makes_one_broadcast_the_newer_is_shown(store: Store) -> None:
+    later = ON_AIR + timedelta(days=1)
+    first, second = (add_at(store, name, "One", at) for name, at in (("first", ON_AIR), ("second", later)))
+    for number, name in ((first, "first"), (second, "second")):
+        add_run(store, number, identity(name), LEVELS)
+    assert store.is_shown(first) and store.is_shown(second)
+    store.correct_episode(second, Episode(Path(), air_start=ON_AIR))
+    assert [store.is_shown(one) for one in (first, second)] == [False, True]
+    store.correct_episode(first, Episode(Path(), air_start=later))
+    assert [store.is_shown(one) for one in (first, second)] == [True, True]
+    store.correct_episode(first, Episode(Path(), air_start=ON_AIR))
+    assert [store.is_shown(one) for one in (first, second)] == [False, True]
+
+
+@everywhere
 def test_with_its_last_run_a_replaced_recording_is_dropped_whole(store: Store) -> None:
     for name in ("wrong", "right"):
         add_run(store, add_at(store, name, "One", ON_AIR), identity(name), LEVELS)
