@@ -13,6 +13,10 @@ class MediaError(BgmError):
     """A media file cannot be read, or holds no audio that could be used."""
 
 
+class MediaInterruptedError(MediaError):
+    """What read a media file was killed, or did not answer: that says nothing of the file."""
+
+
 class ModelError(BgmError):
     """A network's name, weights or settings do not fit together."""
 

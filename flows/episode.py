@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 from prefect.tasks import exponential_backoff
 
 from bgm_pipeline import query
-from bgm_pipeline.errors import BgmError, InputError, StoreError
+from bgm_pipeline.errors import BgmError, InputError, MediaInterruptedError, StoreError
 from bgm_pipeline.inbox import FoundFile
 from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.night_report import NightReport
@@ -32,11 +32,12 @@ from flows.progress import ProgressArtifact
 
 
 def is_of_the_moment(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again may help: the database or a disk failed, or another process has the episode.
+    """Whether trying again may help: the database, a disk or memory failed, or another process has the
+    episode.
 
     Bad input and faults of the program stay what they are.
     """
-    return isinstance(state.data, StoreError | OSError)
+    return isinstance(state.data, StoreError | OSError | MediaInterruptedError)
 
 
 RETRIES: dict[str, Any] = {

@@ -78,8 +78,9 @@ class AudioReader:
         """Blocks of ``settings.block_s`` (rounded up to 0.1 s), the last one shorter; contiguous from 0 on.
 
         Raises:
-            MediaError: ffmpeg failed, gave no sign of life for ``settings.silence_timeout_s``, found no
-                audio at all, or more than ``settings.max_duration_s`` of it.
+            MediaInterruptedError: ffmpeg was killed, or gave no sign of life for
+                ``settings.silence_timeout_s``.
+            MediaError: ffmpeg failed, found no audio at all, or more than ``settings.max_duration_s`` of it.
         """
         if self._decoder is None:
             raise RuntimeError("an AudioReader is read inside its `with` statement")

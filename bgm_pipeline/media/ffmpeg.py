@@ -24,7 +24,7 @@ from typing import IO, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bgm_pipeline.errors import MediaError
+from bgm_pipeline.errors import MediaError, MediaInterruptedError
 from bgm_pipeline.types import Damage
 
 DEMUXERS = (
@@ -104,6 +104,10 @@ class ChildError(Exception):
     """A child did not come to an end; the message goes on after its name."""
 
 
+class ChildSilentError(ChildError):
+    """It took too long."""
+
+
 class Finished(NamedTuple):
     """What is left of a child that has ended."""
 
@@ -151,7 +155,8 @@ def run(
 
     Raises:
         MediaError: the program is not installed.
-        ChildError: it took too long, or said too much.
+        ChildError: it said too much.
+        ChildSilentError: it took too long.
     """
     until_s = time.monotonic() + timeout_s
     with TemporaryFile() as given:
@@ -179,7 +184,7 @@ def run(
                 code = child.wait(max(until_s - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
                 cure = "check that the file's disk answers, then run it again"
-                raise ChildError(f"gave no answer for {timeout_s:g} s; {cure}") from None
+                raise ChildSilentError(f"gave no answer for {timeout_s:g} s; {cure}") from None
             finally:
                 child.kill()
     return Finished(code, bytes(output), complaints.decode(errors="replace"))
@@ -251,7 +256,8 @@ class Decoder:
         """All frames, in the order in which they were decoded.
 
         Raises:
-            MediaError: ffmpeg failed, was killed, or gave no sign of life for too long.
+            MediaInterruptedError: ffmpeg was killed, or gave no sign of life for too long.
+            MediaError: ffmpeg failed.
         """
         while (announced := self._next_time()) is not None:
             pts, n_samples = announced
@@ -314,7 +320,7 @@ class Decoder:
         # While we do not read, ffmpeg cannot write: only the time that we waited counts.
         mute_s = time.monotonic() - max(waiting_since_s, self._last_sign_s)
         if mute_s > self._silence_timeout_s:
-            raise MediaError(
+            raise MediaInterruptedError(
                 f"{shown(self._path)}: ffmpeg gave no sign of life for {self._silence_timeout_s:g} s; "
                 "check that the file's disk answers, then run it again"
             )
@@ -324,10 +330,10 @@ class Decoder:
             code = self._child.wait(self._silence_timeout_s)
         except subprocess.TimeoutExpired:
             self._check_sign_of_life(0)
-            raise MediaError(f"{shown(self._path)}: ffmpeg does not end; run it again") from None
+            raise MediaInterruptedError(f"{shown(self._path)}: ffmpeg does not end; run it again") from None
         self._thread.join()
         if code < 0:
-            raise MediaError(
+            raise MediaInterruptedError(
                 f"{shown(self._path)}: ffmpeg was killed by signal {-code} before the end; "
                 "check the machine's memory, then run it again"
             )

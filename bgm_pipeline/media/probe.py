@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bgm_pipeline.errors import InputError, MediaError
-from bgm_pipeline.media.ffmpeg import INPUT_OPTIONS, ChildError, input_url, run, shown
+from bgm_pipeline.errors import InputError, MediaError, MediaInterruptedError
+from bgm_pipeline.media.ffmpeg import INPUT_OPTIONS, ChildError, ChildSilentError, input_url, run, shown
 from bgm_pipeline.timebase import ms_to_s, parse_timecode
 from bgm_pipeline.types import AudioSelection, AudioStream, MediaInfo, Programme
 
@@ -189,10 +189,12 @@ def _ffprobe(path: Path) -> dict[str, Any]:
     arguments += ["-of", "json", "-show_format", "-show_streams", "-show_programs", input_url(path)]
     try:
         code, output, complaints = run(arguments, PROBE_TIMEOUT_S)
+    except ChildSilentError as error:
+        raise MediaInterruptedError(f"{shown(path)}: ffprobe {error}") from None
     except ChildError as error:
         raise MediaError(f"{shown(path)}: ffprobe {error}") from None
     if code < 0:
-        raise MediaError(
+        raise MediaInterruptedError(
             f"{shown(path)}: ffprobe was killed by signal {-code} before the end; "
             "check the machine's memory, then run it again"
         )

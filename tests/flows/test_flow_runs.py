@@ -173,6 +173,34 @@ def test_a_fault_of_the_moment_is_tried_again(
     wait_for(lambda: tried in tasks(client, state.state_details.flow_run_id))
 
 
+def test_an_ffmpeg_that_was_killed_is_tried_again(
+    inbox: Path,
+    store: Store,
+    client: SyncPrefectClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the kernel kills it where memory is short; there is enough when the first attempt has failed."""
+    killed = tmp_path / "bin" / "ffmpeg"
+    killed.parent.mkdir()
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    path = record(inbox / "a.wav")
+    monkeypatch.setenv("PATH", f"{killed.parent}{os.pathsep}{os.environ['PATH']}")
+
+    def mend(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+        killed.unlink()
+        return episode.is_of_the_moment(task, run, state)
+
+    mended = episode.process.with_options(retry_delay_seconds=0, retry_condition_fn=mend)
+    monkeypatch.setattr(episode, "process", mended)
+    state = process_episode_flow(str(path), return_state=True)
+    assert state.is_completed()
+    assert query.episodes(store)["state"].tolist() == ["done"]
+    tried = ("process", "Completed", 2)
+    wait_for(lambda: tried in tasks(client, state.state_details.flow_run_id))
+
+
 def run_here(flow_run_id: UUID) -> FlowRun:
     """What a worker's child does with a flow run, in this process."""
     flow_run, flow = load_flow_and_flow_run(flow_run_id)

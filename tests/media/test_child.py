@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bgm_pipeline.errors import MediaError
+from bgm_pipeline.errors import MediaError, MediaInterruptedError
 from bgm_pipeline.media import probe as probing
 from bgm_pipeline.media.extract import command, open_audio
 from bgm_pipeline.media.probe import probe, select_audio
@@ -95,7 +95,7 @@ def test_an_ffprobe_that_hangs_is_stopped(
 ) -> None:
     note = stand_in("ffprobe", "exec sleep 60")
     monkeypatch.setattr(probing, "PROBE_TIMEOUT_S", 0.5)
-    with pytest.raises(MediaError, match=r"clicks.wav: ffprobe gave no answer for 0.5 s"):
+    with pytest.raises(MediaInterruptedError, match=r"clicks.wav: ffprobe gave no answer for 0.5 s"):
         probe(clicks)
     assert _is_gone(note)
 
@@ -106,7 +106,9 @@ def test_a_killed_ffmpeg_is_an_error_and_not_the_end_of_the_file(
     info = probe(clicks)
     stand_in("ffmpeg", "kill -9 $$")
     with (
-        pytest.raises(MediaError, match=r"clicks.wav: ffmpeg was killed by signal 9 before the end"),
+        pytest.raises(
+            MediaInterruptedError, match=r"clicks.wav: ffmpeg was killed by signal 9 before the end"
+        ),
         open_audio(info, select_audio(info), MediaSettings()) as reader,
     ):
         list(reader)
@@ -118,7 +120,7 @@ def test_a_killed_ffprobe_says_nothing_of_the_file(
     stand_in("ffprobe", "kill -9 $$")
     cure = "check the machine's memory, then run it again"
     with pytest.raises(
-        MediaError, match=f"clicks.wav: ffprobe was killed by signal 9 before the end; {cure}"
+        MediaInterruptedError, match=f"clicks.wav: ffprobe was killed by signal 9 before the end; {cure}"
     ):
         probe(clicks)
 
