@@ -57,6 +57,13 @@ def train(
             "networks that make a mask"
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="weights whose estimates are learnt from, in place of the recordings' music: a file, or a "
+            "network's name. Both networks must make masks"
+        ),
+    ] = None,
     optimiser: Annotated[
         Literal["muon", "adamw"] | None,
         typer.Option(help="else muon, which learns more from as many mixtures, or the protocols' adamw"),
@@ -105,6 +112,7 @@ def train(
         crop_s=crop_s,
         batch_size=batch_size,
         loss=loss,
+        teacher=teacher,
         optimiser=optimiser,
         learning_rate=learning_rate,
         seed=seed,
@@ -124,9 +132,10 @@ def train(
 
     with training_bar(model) as show:
         if network.trained_by == "factorisation":
-            if start_from or loss:
+            if start_from or loss or teacher:
                 raise InputError(
-                    f"{model} begins anew, with a loss of its own; leave out --start-from and --loss"
+                    f"{model} begins anew, with a loss of its own; leave out --start-from, --loss and "
+                    "--teacher"
                 )
             weights = factorisation.train(network, recordings, out, settings, show)
         else:

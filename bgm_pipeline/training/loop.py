@@ -33,6 +33,7 @@ from bgm_pipeline.training.validation import check_split, validation_quality
 log = logging.getLogger(__name__)
 
 _STEPS_AN_EPOCH = 10**9  # more than any training takes
+_NO_TEACHER = "none"
 _CURE = "make room; the same command goes on from the last checkpoint"
 
 
@@ -93,7 +94,8 @@ def train(
         InputError: neither steps nor hours given, no music or speech in the corpus, no such folder, another
             training in it, a recording that cannot be read, or the end of the training cannot be written.
         ModelError: the checkpoint belongs to another network, to other mixtures or to other weights to start
-            from, or is broken, these weights do not fit, or the loss or its gradient is not a number.
+            from, or is broken, these weights do not fit, the teacher cannot teach this network, or the loss
+            or its gradient is not a number.
     """
     if not settings.steps and not settings.hours:
         raise InputError("say how long to train: a number of steps or of hours")
@@ -137,7 +139,8 @@ class _Training:
         # Convolutions of few maps are faster with channels last: on a CPU by half.
         self.module = network.build().to(device).to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.module, avg_fn=self.averaged, use_buffers=True)
-        self.objective = objective_for(network, settings.loss).to(device)
+        self.teacher = registry.load(settings.teacher) if settings.teacher else None
+        self.objective = objective_for(network, settings.loss, self.teacher).to(device)
         self.optimiser = optimiser_for(
             settings.optimiser, self.module.parameters(), settings.learning_rate, settings.weight_decay
         )
@@ -258,13 +261,15 @@ class _Training:
         return validation_quality(self.average, self.objective, self.corpus, self.settings, self.device)
 
     def fixed(self) -> dict[str, int | str]:
-        """The settings that a training must go on with: which mixtures a step sees, loss and optimiser."""
+        """The settings that a training must go on with: which mixtures a step sees, what it is to make of
+        them, and the optimiser."""
         s = self.settings
         return {
             "batch_size": s.batch_size,
             "crop_frames": s.crop_frames,
             "seed": s.seed,
             "loss": s.loss,
+            "teacher": self.teacher.sha256[:12] if self.teacher else _NO_TEACHER,
             "optimiser": s.optimiser,
         }
 
@@ -371,8 +376,8 @@ class _Training:
                 self.checkpoint_path,
             )
         now_fixed = self.fixed()
-        # A checkpoint of an earlier version tells less, and that version had AdamW alone.
-        held_fixed = {**now_fixed, "optimiser": "adamw", **held.get("fixed", {})}
+        # A checkpoint of an earlier version tells less, and that version had AdamW alone, and no teachers.
+        held_fixed = {**now_fixed, "optimiser": "adamw", "teacher": _NO_TEACHER, **held.get("fixed", {})}
         if held_fixed != now_fixed:
             then, now = (
                 ", ".join(

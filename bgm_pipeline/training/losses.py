@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bgm_pipeline.errors import ModelError
 from bgm_pipeline.models.estimate import Domain, MusicEstimator
-from bgm_pipeline.models.registry import Network
+from bgm_pipeline.models.registry import LoadedNetwork, Network
 from bgm_pipeline.training.mixing import MixingSettings
 from bgm_pipeline.transforms import normalising_gain
 
@@ -45,6 +46,11 @@ class SeparationObjective(nn.Module):
             power of `COMPRESSION`, with phases (`PHASE_SHARE`) and without (Braun & Tashev 2021); it is
             least at a mean. "complex" is the same with phases throughout, and makes smaller masks. For a
             waveform it is always the L1 norms of magnitudes and of samples, added.
+        teacher: a network whose estimate is aimed at in place of the music (Hinton et al. 2015). It leaves
+            out what nobody could tell from the mixture, so that few steps teach more. Both must make masks.
+
+    Raises:
+        ModelError: one of both makes no mask.
     """
 
     mixing = MixingSettings(
@@ -60,8 +66,15 @@ class SeparationObjective(nn.Module):
         synthesised=0.2,
     )
 
-    def __init__(self, domain: Domain = "magnitude", loss: Loss = "compressed") -> None:
+    def __init__(
+        self, domain: Domain = "magnitude", loss: Loss = "compressed", teacher: LoadedNetwork | None = None
+    ) -> None:
         super().__init__()
+        if teacher and {domain, teacher.network.domain} != {"magnitude"}:
+            raise ModelError(
+                f"{teacher.network.name} cannot teach this network: both must make masks for magnitudes"
+            )
+        self.teacher = teacher.module.requires_grad_(False) if teacher else None
         self.domain = domain
         self.phase_share = PHASE_SHARE.get(loss)
         self.estimator = MusicEstimator(domain)
@@ -71,13 +84,13 @@ class SeparationObjective(nn.Module):
         """Mean over all bins."""
         gain = normalising_gain(batch["mixture"])
         mixture, music = batch["mixture"] * gain, batch["music"] * gain
-        target = self.stft(music)
         if self.domain == "magnitude":
             mixed = self.stft(mixture)
+            target = self.teacher(mixed.abs()) * mixed if self.teacher else self.stft(music)
             return self.distance(network(mixed.abs()), mixed, target)
         estimate = self.estimator(network, mixture)
         magnitude = self.stft(estimate).abs()
-        return functional.l1_loss(magnitude, target.abs()) + functional.l1_loss(estimate, music)
+        return functional.l1_loss(magnitude, self.stft(music).abs()) + functional.l1_loss(estimate, music)
 
     def distance(self, mask: Tensor, mixed: Tensor, target: Tensor) -> Tensor:
         """Mean distance of the masked mixture from the music, both complex spectrograms."""
@@ -133,11 +146,17 @@ class DetectionObjective(nn.Module):
 Objective = SeparationObjective | DetectionObjective
 
 
-def objective_for(network: Network, loss: Loss) -> Objective:
-    """The objective of the network's task; for detectors there is one loss alone."""
-    if network.task == "detection":
-        return DetectionObjective()
-    return SeparationObjective(network.domain, loss)
+def objective_for(network: Network, loss: Loss, teacher: LoadedNetwork | None = None) -> Objective:
+    """The objective of the network's task; for detectors there is one loss alone, and no teacher.
+
+    Raises:
+        ModelError: this teacher cannot teach this network.
+    """
+    if network.task == "separation":
+        return SeparationObjective(network.domain, loss, teacher)
+    if teacher:
+        raise ModelError(f"{network.name} is a network for {network.task}, which have no teacher")
+    return DetectionObjective()
 
 
 def si_sdr_db(estimate: Tensor, reference: Tensor) -> Tensor:

@@ -27,6 +27,9 @@ class TrainingSettings:
     batch_size: int = 2
     loss: Loss = "compressed"
     """Of networks that make a mask, see `SeparationObjective`."""
+    teacher: str = ""
+    """Weights whose estimates are learnt from in place of the recordings' music: a file, or a name for those
+    that ship; empty for none."""
     optimiser: OptimiserName = "muon"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4

@@ -290,6 +290,19 @@ def test_other_mixtures_loss_or_optimiser_than_those_begun_with_are_refused(
         train(registry.get("music_detector"), load_corpus(folder), tmp_path / "copy", short(2, **change), CPU)
 
 
+def test_a_training_goes_on_with_the_teacher_it_began_with_alone(folder: Path, tmp_path: Path) -> None:
+    network, corpus = registry.get("unet"), load_corpus(folder)
+    steps: list[int] = []
+    for count in (1, 2):
+        train(
+            *(network, corpus, tmp_path, short(count, teacher="passthrough"), CPU),
+            lambda progress: steps.append(progress.step),
+        )
+    assert steps == [1, 2]
+    with pytest.raises(ModelError, match=r"training with teacher \w{12}, not with teacher none; give the"):
+        train(network, corpus, tmp_path, short(3), CPU)
+
+
 def test_another_corpus_than_begun_with_is_warned_of(
     begun: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

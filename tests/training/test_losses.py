@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bgm_pipeline.errors import ModelError
 from bgm_pipeline.models import registry
 from bgm_pipeline.training.losses import Loss, SeparationObjective, objective_for
 from bgm_pipeline.training.protocols import training_settings
@@ -86,6 +87,27 @@ def test_gradients_are_finite_in_silence() -> None:
     silence = torch.zeros(1, 1, LENGTH)
     SeparationObjective(loss="compressed").loss(mask, {"mixture": silence, "music": silence}).backward()
     assert mask.share.grad is not None and torch.isfinite(mask.share.grad)
+
+
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_a_pupil_learns_the_teachers_mask_whatever_the_recordings_hold(loss: Loss) -> None:
+    teacher = registry.LoadedNetwork(registry.get("bandsplit"), Keep(0.3), "", {})
+    objective = SeparationObjective(loss=loss, teacher=teacher)
+    found = losses(objective, noise(1), noise(2), [1.0, 0.1, 0.25, 0.3])
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < 1e-4
+    objective.loss(Keep(0.5), {"mixture": noise(1), "music": noise(2)}).backward()
+    assert all(parameter.grad is None for parameter in objective.parameters())
+
+
+@pytest.mark.parametrize(
+    ("pupil", "teacher"),
+    [("wave_unet", "bandsplit"), ("2dmmdensenet", "wave_unet"), ("music_detector", "bandsplit")],
+)
+def test_networks_that_make_no_mask_neither_teach_nor_are_taught(pupil: str, teacher: str) -> None:
+    loaded = registry.LoadedNetwork(registry.get(teacher), Keep(0.3), "", {})
+    with pytest.raises(ModelError, match=f"{teacher} cannot teach|{pupil} is .* for detection"):
+        objective_for(registry.get(pupil), "compressed", loaded)
 
 
 def test_the_papers_protocol_has_the_papers_loss() -> None:
