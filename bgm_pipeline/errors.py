@@ -14,7 +14,8 @@ class MediaError(BgmError):
 
 
 class MediaInterruptedError(MediaError):
-    """What read a media file was killed, or did not answer: that says nothing of the file."""
+    """What read a media file was killed, or did not answer, or its disk failed: that says nothing of the
+    file."""
 
 
 class ModelError(BgmError):

@@ -7,16 +7,27 @@ ffmpeg decodes and resamples (one child, watched); the graph is built with ffmpe
 import math
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import ffmpeg
 import numpy as np
 
-from bgm_pipeline.errors import MediaError
+from bgm_pipeline.errors import MediaError, MediaInterruptedError
 from bgm_pipeline.media import downmix
-from bgm_pipeline.media.ffmpeg import CHANNELS, INPUT_OPTIONS, Decoder, input_url, shown
-from bgm_pipeline.media.probe import CLOCK_RUNS_ANYWHERE
+from bgm_pipeline.media.ffmpeg import (
+    CHANNELS,
+    INPUT_OPTIONS,
+    ChildError,
+    Decoder,
+    disk_fault,
+    failed_disk,
+    input_url,
+    run,
+    shown,
+)
+from bgm_pipeline.media.probe import CLOCK_RUNS_ANYWHERE, sha256_of
 from bgm_pipeline.media.timeline import Stereo, Timeline
 from bgm_pipeline.media.truncation import beyond_header, cut_short
 from bgm_pipeline.settings import MediaSettings
@@ -35,6 +46,7 @@ _STATES_ITS_DURATION = frozenset({"mov", "matroska", "mxf", "gxf", "avi", "wav",
 _SHORT_S = 1.0
 _AHEAD_S = 5.0
 """A broadcast is cut where the picture may be seconds ahead of its sound: it is sent before it is due."""
+_LOOK_TIMEOUT_S = 1800.0
 _PLACEHOLDER = "the input"
 _ELSEWHERE = "opening external track"
 """What ffmpeg says of a MOV whose data reference it does not follow."""
@@ -79,7 +91,7 @@ class AudioReader:
 
         Raises:
             MediaInterruptedError: ffmpeg was killed, or gave no sign of life for
-                ``settings.silence_timeout_s``.
+                ``settings.silence_timeout_s``, or the disk failed.
             MediaError: ffmpeg failed, found no audio at all, or more than ``settings.max_duration_s`` of it.
         """
         if self._decoder is None:
@@ -96,6 +108,8 @@ class AudioReader:
                 )
             yield Block(position, mixer.mix(stereo))
             position += len(stereo)
+        if self._decoder.disk_fault:
+            _rule_out_the_disk(self._info.path, self._decoder.disk_fault)
         if not position:
             if any(_ELSEWHERE in damage.message for damage in self._decoder.damage()):
                 raise MediaError(
@@ -175,6 +189,26 @@ class AudioReader:
         if not _STATES_ITS_DURATION.intersection(info.container.split(",")):
             return None
         return max(_ends_s(self._chosen).values(), default=info.duration_s)
+
+
+def _rule_out_the_disk(path: Path, fault: str) -> None:
+    """Looks whether it is the file's own content that ffmpeg called an error of the disk.
+
+    Then it comes back, though the whole file can be read. ffmpeg takes an error of the disk for the end of
+    the file, and half a programme for all of it.
+
+    Raises:
+        MediaInterruptedError: the disk failed, or fails.
+    """
+    sha256_of(path)
+    options = [part for option, value in INPUT_OPTIONS.items() for part in (f"-{option}", value)]
+    demuxed = ["-map", "0:a", "-c", "copy", "-f", "null", "-"]
+    try:
+        again = run(["ffmpeg", "-v", "error", *options, "-i", input_url(path), *demuxed], _LOOK_TIMEOUT_S)
+    except ChildError as error:
+        raise MediaInterruptedError(f"{shown(path)}: ffmpeg {error}") from None
+    if not disk_fault(again.complaints, path):
+        raise failed_disk(path, fault)
 
 
 def open_audio(info: MediaInfo, selection: AudioSelection, settings: MediaSettings) -> AudioReader:

@@ -71,14 +71,36 @@ _HARMLESS = re.compile(
 _TOO_OLD = re.compile(r"Option (\S+ )?not found|No such filter")
 """`aresample` has had `ochl` since 5.1."""
 
+_DISK_FAULT = re.compile(
+    r"Input/output error|Stale file handle|Connection timed out|Remote I/O error|Host is down"
+    r"|Transport endpoint is not connected|No such device"
+)
+"""Errors of a disk, or of a share; a demuxer calls broken content an input/output error, too."""
+
+_ENDED_BY_SIGNAL = 255
+"""ffmpeg's exit code after a SIGTERM."""
+
 _OF_A_CUT = re.compile(r"PES packet size mismatch|Packet corrupt|corrupt input packet")
 _AT_A_CUT = 4
 """What a cut leaves of a frame is complained of so often, by all that look at it."""
 
 
+def failed_disk(path: Path, fault: str) -> MediaInterruptedError:
+    """The error that tells of a disk's."""
+    return MediaInterruptedError(
+        f"{shown(path)}: its disk failed while it was read ({fault}); see to the disk, then run it again"
+    )
+
+
 def is_of_a_cut(message: str, count: int) -> bool:
     """Whether no more is wrong than that a transport stream ends within a frame, as all recordings do."""
     return count <= _AT_A_CUT and _OF_A_CUT.search(message) is not None
+
+
+def disk_fault(message: str, path: Path) -> str:
+    """What a message says of the disk that a file lies on; empty if nothing."""
+    found = _DISK_FAULT.search(message.replace(input_url(path), ""))
+    return found[0] if found else ""
 
 
 def input_url(path: Path) -> str:
@@ -227,6 +249,8 @@ class Decoder:
         self._times: queue.SimpleQueue[tuple[int | None, int] | None] = queue.SimpleQueue()
         self._messages: dict[str, tuple[str, int]] = {}
         self._last_message = ""
+        self.disk_fault = ""
+        """What ffmpeg said of an error of the file's disk, which it may take for the end of the file."""
         self._last_sign_s = time.monotonic()
         self._child = start(arguments)
         assert self._child.stdout and self._child.stderr  # noqa: S101
@@ -256,7 +280,8 @@ class Decoder:
         """All frames, in the order in which they were decoded.
 
         Raises:
-            MediaInterruptedError: ffmpeg was killed, or gave no sign of life for too long.
+            MediaInterruptedError: ffmpeg was killed, gave no sign of life for too long, or failed since the
+                disk did.
             MediaError: ffmpeg failed.
         """
         while (announced := self._next_time()) is not None:
@@ -285,6 +310,7 @@ class Decoder:
     def _note(self, source: str | None, text: str) -> None:
         if _HARMLESS.search(text) or (source and _OF_NO_CONCERN.fullmatch(source)):
             return
+        self.disk_fault = self.disk_fault or disk_fault(text, self._path)
         text = shown(text.replace(f"{input_url(self._path)}: ", "").strip())
         self._last_message = text = (f"{source}: {text}" if source else text)[:_MAX_MESSAGE_LENGTH]
         kind = re.sub(r"(0x)?[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", text)
@@ -332,11 +358,14 @@ class Decoder:
             self._check_sign_of_life(0)
             raise MediaInterruptedError(f"{shown(self._path)}: ffmpeg does not end; run it again") from None
         self._thread.join()
-        if code < 0:
+        if code < 0 or code == _ENDED_BY_SIGNAL:
+            how = f"killed by signal {-code}" if code < 0 else "ended by a signal"
             raise MediaInterruptedError(
-                f"{shown(self._path)}: ffmpeg was killed by signal {-code} before the end; "
+                f"{shown(self._path)}: ffmpeg was {how} before the end; "
                 "check the machine's memory, then run it again"
             )
+        if code > 0 and self.disk_fault:
+            raise failed_disk(self._path, self.disk_fault)
         if code > 0 and any(_TOO_OLD.search(text) for text, _ in self._messages.values()):
             raise MediaError(
                 f"ffmpeg 5.1 or newer is needed; this is {_version()}: install a newer one, or put it on PATH"

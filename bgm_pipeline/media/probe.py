@@ -1,5 +1,6 @@
 """What is in a media file, and which of its audio is the programme's sound."""
 
+import errno
 import hashlib
 import json
 import math
@@ -10,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from bgm_pipeline.errors import InputError, MediaError, MediaInterruptedError
-from bgm_pipeline.media.ffmpeg import INPUT_OPTIONS, ChildError, ChildSilentError, input_url, run, shown
+from bgm_pipeline.media.ffmpeg import (
+    INPUT_OPTIONS,
+    ChildError,
+    ChildSilentError,
+    disk_fault,
+    failed_disk,
+    input_url,
+    run,
+    shown,
+)
 from bgm_pipeline.timebase import ms_to_s, parse_timecode
 from bgm_pipeline.types import AudioSelection, AudioStream, MediaInfo, Programme
 
@@ -26,6 +36,9 @@ CLOCK_RUNS_ANYWHERE = frozenset({"mpegts", "mpeg"})
 
 _SAME_CLOCK_S = 60.0
 """What a recording holds begins within seconds: a programme that seems to begin later has its own clock."""
+
+_OF_THE_NAME = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
+"""Errors of a path that are not its disk's."""
 
 _TRACKS_ARE_CHANNELS = frozenset({"mxf", "mov", "gxf", "lxf"})
 
@@ -141,19 +154,21 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal digits; reads it in pieces.
 
     Raises:
+        MediaInterruptedError: its disk failed.
         MediaError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise MediaError(_refusal(path, error)) from error
+        raise _refusal(path, error) from error
 
 
 def check_readable(path: Path) -> int:
     """The size in bytes of a file that can be read.
 
     Raises:
+        MediaInterruptedError: its disk failed.
         MediaError: it is missing, no plain file, empty, or not allowed to be read.
     """
     try:
@@ -167,19 +182,21 @@ def check_readable(path: Path) -> int:
         with path.open("rb"):
             pass
     except (OSError, ValueError) as error:
-        raise MediaError(_refusal(path, error)) from error
+        raise _refusal(path, error) from error
     if status.st_size == 0:
         raise MediaError(f"{shown(path)}: the file is empty (0 bytes); copy or record it again")
     return status.st_size
 
 
-def _refusal(path: Path, error: OSError | ValueError) -> str:
+def _refusal(path: Path, error: OSError | ValueError) -> MediaError:
     if isinstance(error, FileNotFoundError):
-        return f"{shown(path)}: no such file; check the name and that its disk is mounted"
+        return MediaError(f"{shown(path)}: no such file; check the name and that its disk is mounted")
     if isinstance(error, PermissionError):
-        return f"{shown(path)}: no permission to read it; change its owner or mode (chmod a+r)"
+        return MediaError(f"{shown(path)}: no permission to read it; change its owner or mode (chmod a+r)")
+    if isinstance(error, OSError) and error.errno not in _OF_THE_NAME:
+        return failed_disk(path, error.strerror or str(error))
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return f"{shown(path)}: cannot be read ({reason}); check the name and its disk"
+    return MediaError(f"{shown(path)}: cannot be read ({reason}); check the name and its disk")
 
 
 def _ffprobe(path: Path) -> dict[str, Any]:
@@ -198,6 +215,8 @@ def _ffprobe(path: Path) -> dict[str, Any]:
             f"{shown(path)}: ffprobe was killed by signal {-code} before the end; "
             "check the machine's memory, then run it again"
         )
+    if code != 0 and (fault := disk_fault(complaints, path)):
+        raise failed_disk(path, fault)
     if code != 0:
         raise MediaError(_diagnosis(path, complaints))
     found: dict[str, Any] = json.loads(output.decode(errors="replace"))

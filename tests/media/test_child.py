@@ -14,7 +14,7 @@ import pytest
 from bgm_pipeline.errors import MediaError, MediaInterruptedError
 from bgm_pipeline.media import probe as probing
 from bgm_pipeline.media.extract import command, open_audio
-from bgm_pipeline.media.probe import probe, select_audio
+from bgm_pipeline.media.probe import probe, select_audio, sha256_of
 from bgm_pipeline.settings import MediaSettings
 from bgm_pipeline.timebase import SAMPLE_RATE
 
@@ -123,6 +123,69 @@ def test_a_killed_ffprobe_says_nothing_of_the_file(
         MediaInterruptedError, match=f"clicks.wav: ffprobe was killed by signal 9 before the end; {cure}"
     ):
         probe(clicks)
+
+
+def test_an_ffmpeg_that_somebody_ends_says_nothing_of_the_file(
+    clicks: Path, stand_in: Callable[[str, str], Path]
+) -> None:
+    info = probe(clicks)
+    stand_in("ffmpeg", "exit 255")
+    with (
+        pytest.raises(
+            MediaInterruptedError, match=r"clicks.wav: ffmpeg was ended by a signal before the end"
+        ),
+        open_audio(info, select_audio(info), MediaSettings()) as reader,
+    ):
+        list(reader)
+
+
+COMPLAINT = "echo '[in#0/wav @ 0x1] [error] Error during demuxing: Input/output error' >&2"
+
+
+def test_a_disk_that_fails_is_not_the_end_of_the_file(
+    clicks: Path, stand_in: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """ffmpeg takes it for that, and exits with 0."""
+    info, real, seen = probe(clicks), shutil.which("ffmpeg"), shlex.quote(str(tmp_path / "seen"))
+    stand_in("ffmpeg", f'[ -e {seen} ] || {COMPLAINT}; touch {seen}; exec {real} "$@"')
+    with (
+        pytest.raises(MediaInterruptedError, match=r"clicks.wav: its disk failed .*\(Input/output error\)"),
+        open_audio(info, select_audio(info), MediaSettings()) as reader,
+    ):
+        list(reader)
+
+
+def test_broken_content_that_ffmpeg_calls_an_error_of_the_disk_is_damage(
+    clicks: Path, stand_in: Callable[[str, str], Path]
+) -> None:
+    info = probe(clicks)
+    stand_in("ffmpeg", f'{COMPLAINT}; exec {shutil.which("ffmpeg")} "$@"')
+    with open_audio(info, select_audio(info), MediaSettings()) as reader:
+        assert list(reader)
+        (damage,) = reader.report.damage
+    assert "Input/output error" in damage.message
+
+
+@pytest.mark.parametrize(
+    ("program", "script"), [("ffprobe", f"{COMPLAINT}; exit 1"), ("ffmpeg", f"{COMPLAINT}; exit 251")]
+)
+def test_a_disk_that_fails_at_once_says_nothing_of_the_file(
+    clicks: Path, stand_in: Callable[[str, str], Path], program: str, script: str
+) -> None:
+    info = probe(clicks)
+    stand_in(program, script)
+    with pytest.raises(MediaInterruptedError, match=r"clicks.wav: its disk failed while it was read"):
+        if program == "ffprobe":
+            probe(clicks)
+        with open_audio(info, select_audio(info), MediaSettings()) as reader:
+            list(reader)
+
+
+def test_a_disk_that_fails_while_bytes_are_counted_says_nothing_of_the_file() -> None:
+    with pytest.raises(
+        MediaInterruptedError, match=r"its disk failed while it was read \(Input/output error\)"
+    ):
+        sha256_of(Path("/proc/self/mem"))  # whose first bytes no process has
 
 
 def test_a_failing_ffmpeg_is_an_error_with_its_reason(
