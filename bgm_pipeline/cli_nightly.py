@@ -28,7 +28,9 @@ def nightly(
         Path | None, typer.Argument(help="folder where files arrive; else BGM_INBOX__FOLDER")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")] = False,
-    limit: Annotated[int | None, typer.Option(min=0, help="process so many files at most")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="process so many files at most, copies not counted")
+    ] = None,
     format: Annotated[Literal["table", "json"], typer.Option(help="of the report")] = "table",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="write the report to a file")] = None,
 ) -> None:
@@ -39,7 +41,7 @@ def nightly(
     from bgm_pipeline.inbox import FoundFile
     from bgm_pipeline.media.ffmpeg import shown
     from bgm_pipeline.night_report import NightReport, NightRow
-    from bgm_pipeline.nightly import plan_night, process_found, run_nightly
+    from bgm_pipeline.nightly import over_limit_row, plan_night, process_found, run_nightly
     from bgm_pipeline.pipeline import Networks
     from bgm_pipeline.progress import programme_bar
     from bgm_pipeline.settings import load_settings
@@ -63,9 +65,10 @@ def nightly(
         with open_store(settings) as store:
             networks = Networks(settings)
             if dry_run:
-                plan = plan_night(folder, store, networks, settings, limit=limit)
-                due = tuple(NightRow(found.file, "due") for found in plan.due)
-                report = NightReport(plan.rows + due, plan.errors, plan.notes)
+                plan = plan_night(folder, store, networks, settings)
+                due = [NightRow(found.file, "due") for found in plan.due[:limit]]
+                over = [over_limit_row(found) for found in plan.due[len(due) :]]
+                report = NightReport((*plan.rows, *due, *over), plan.errors, plan.notes)
             else:
 
                 def handle(found: FoundFile) -> NightRow:

@@ -7,7 +7,8 @@ Filters that are left out, or none, hold nothing back:
   midnight as `since`, and the end of that day as `until`. Needs the episode's air time to be known; one
   without results may have gone on as long as the longest that has some
 - ``state``: of the episode's newest run: "new" (no run yet), "running", "done" or "failed"
-- ``tried_since``: the newest run began at that moment or later, or there was none yet
+- ``tried_since``: the newest run began or ended at that moment or later, or has not ended, or there was none
+  yet
 - ``music``: with music, or without; ``episode_id``: one episode; ``limit``: so many rows at most
 - ``paths``: of episodes, the files that lie at one of these, as `kept_path` spells them
 - ``min_probability``: least `music_probability`, 0..1
@@ -173,7 +174,8 @@ def _newest_run_conditions(state: str | None, tried_since: datetime | None) -> l
     if state is not None:
         conditions.append(is_new if state == "new" else EpisodeRow.id.in_(newest.where(run.state == state)))
     if tried_since is not None:
-        conditions.append(or_(is_new, EpisodeRow.id.in_(newest.where(run.started_at >= tried_since))))
+        is_late = or_(run.started_at >= tried_since, run.finished_at >= tried_since, run.state == "running")
+        conditions.append(or_(is_new, EpisodeRow.id.in_(newest.where(is_late))))
     return conditions
 
 

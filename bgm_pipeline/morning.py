@@ -23,7 +23,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Morning:
-    """The episodes whose newest run began since a moment, and those that wait for their first."""
+    """The episodes whose newest run began or ended since a moment, or goes on, and those that wait for their
+    first."""
 
     since: datetime
     done: int

@@ -52,7 +52,8 @@ def run_nightly(
     where it was when it is run again; two at once share the files.
 
     Args:
-        limit: so many files at most; the others are left to the next night.
+        limit: so many files at most; the others are left to the next night. One that turns out to be known,
+            as a copy does, is not counted.
         handle: sees to one file; `process_found` if left out.
         tell: is told every row as soon as it is known.
 
@@ -60,23 +61,25 @@ def run_nightly(
         InputError: there is no such folder, or a setting cannot be used.
         StoreError: the database cannot be read.
     """
-    plan = plan_night(inbox, store, networks, settings, limit=limit)
+    plan = plan_night(inbox, store, networks, settings)
     rows = list(plan.rows)
     for row in rows:
         tell(row)
+    count = 0
     for found in plan.due:
-        if found.has_changed:  # while others were seen to: what was told may be of another recording
+        if count == limit:
+            row = over_limit_row(found)
+        elif found.has_changed:  # while others were seen to: what was told may be of another recording
             row = changed_row(found)
         else:
             row = handle(found) if handle else process_found(found, store, networks, settings)
+            count += row.outcome != "known"
         rows.append(row)
         tell(row)
     return NightReport(tuple(rows), plan.errors, plan.notes)
 
 
-def plan_night(
-    inbox: Path, store: Store, networks: Networks, settings: Settings, *, limit: int | None = None
-) -> NightPlan:
+def plan_night(inbox: Path, store: Store, networks: Networks, settings: Settings) -> NightPlan:
     """What there is to do in an inbox; nothing is done yet.
 
     A file that lies where an earlier run found it, unchanged since, is not read again. What failed and is
@@ -100,10 +103,7 @@ def plan_night(
             due_last.append(found)
         else:
             due.append(found)
-    due += due_last
-    over = [] if limit is None else due[limit:]
-    rows += [NightRow(found.file, "waiting", "over the limit; the next night takes it") for found in over]
-    return NightPlan(tuple(due[:limit]), tuple(rows), scanned.errors, scanned.notes)
+    return NightPlan((*due, *due_last), tuple(rows), scanned.errors, scanned.notes)
 
 
 def process_found(
@@ -130,6 +130,11 @@ def process_found(
         return done_row(found, done, store)
 
     return guarded(found, work)
+
+
+def over_limit_row(found: FoundFile) -> NightRow:
+    """The row of a file that is left to the next night."""
+    return NightRow(found.file, "waiting", "over the limit; the next night takes it")
 
 
 def changed_row(found: FoundFile) -> NightRow:

@@ -222,7 +222,7 @@ def process_episode(
         with timer.stage("read"):
             source_sha256 = sha256_of(path)
     except MediaError as error:
-        store.fail_unread(path, identity_of, str(error), flow_run_url)
+        store.fail_unread(path, identity_of, str(error), flow_run_url, meant_sha256)
         raise
     identity = identity_of(source_sha256)
     episode_id, moved = register(

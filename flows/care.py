@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from uuid import UUID
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -80,10 +80,13 @@ def retention_flow() -> State[None]:
 
 @flow(name=names.REPORT, log_prints=False, on_completion=[post_summary], on_failure=[post_summary])
 def report_flow(hours: float = 24) -> State[None]:
-    """Reports what became of the episodes of the last hours; fails if one of them did, so that it is seen."""
+    """Reports what became of the episodes of the last hours; fails if one of them did, so that it is seen.
+
+    Hours are counted from when the report was due: one that comes late leaves no hole.
+    """
+    due = runtime.flow_run.scheduled_start_time
     with open_store(load_settings()) as store:
-        zone = load_settings().inbox.zone
-        since = (datetime.now(UTC) - timedelta(hours=hours)).astimezone(zone)
+        since = (due - timedelta(hours=hours)).astimezone(load_settings().inbox.zone)
         with get_client(sync_client=True) as client:
             see_failures(client, store, since)
         morning = morning_of(store, since)

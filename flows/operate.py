@@ -93,7 +93,7 @@ def status(store: Store, api_url: str, since: datetime) -> Status:
 
 
 def failed_episodes(store: Store, api_url: str, since: datetime | None = None) -> list[int]:
-    """Numbers of the episodes whose newest run failed, and began since a moment if one is named.
+    """Numbers of the episodes whose newest run failed, and began or ended since a moment if one is named.
 
     Raises:
         ServerError: the server cannot be reached.

@@ -88,7 +88,8 @@ def run_up(
     open_store(settings).close()
     home = prefect_home(settings)
     make_folder(home)
-    make_folder(inbox)
+    if not inbox.is_dir():  # one that is there may be a share that is only read
+        make_folder(inbox)
     environment = _environment(settings, place, inbox)
     api = Api(place.api_url, environment.get("PREFECT_API_AUTH_STRING"))
     busy = "another bgm up runs here; bgm status tells of it; end it, or set another BGM_DATA_DIR"
@@ -97,7 +98,8 @@ def run_up(
         children: list[Child] = []
         rescue = Rescue(api, environment, home / "logs")
         for number in _SIGNALS:
-            signal.signal(number, _stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: it is to outlast its terminal
+                signal.signal(number, _stop)
         try:
             _start(children, environment, api, place, settings, workers, now)
             url_file(settings).write_text(f"{place.api_url}\n")

@@ -414,6 +414,17 @@ def test_broken_files_take_no_new_ones_turn(
     assert counts == {"known": 2, "failed": 1, "waiting": 2}
 
 
+def test_copies_take_no_new_ones_turn(
+    inbox: Path, store: Store, networks: Networks, config: Settings
+) -> None:
+    spot = record(inbox / "K_2026-01-01_20-15-00_spot.wav", seed=1)
+    for day in (2, 3):
+        shutil.copy(spot, inbox / f"K_2026-01-0{day}_20-15-00_spot.wav")
+    new = record(inbox / "K_2026-03-31_20-15-00_new.wav", seed=2)
+    for path in (spot, new):
+        assert outcomes(run_nightly(inbox, store, networks, config, limit=1))[path.name] == "new"
+
+
 def test_a_stem_store_that_is_not_mounted_stops_the_night_and_costs_nothing(
     inbox: Path, store: Store, config: Settings, networks: Networks, night: Callable[[], NightReport]
 ) -> None:

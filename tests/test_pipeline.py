@@ -2,6 +2,7 @@
 
 import errno
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from store.samples import files
 from bgm_pipeline import pipeline, query
 from bgm_pipeline.calibration import Calibration
 from bgm_pipeline.errors import InputError, MediaError, StoreError
+from bgm_pipeline.media.probe import sha256_of
 from bgm_pipeline.models import registry
 from bgm_pipeline.models.engines import TorchEngine
 from bgm_pipeline.pipeline import Networks, output_names, process_episode, separate_file
@@ -160,6 +162,23 @@ def test_a_file_that_is_no_recording_fails_with_its_reason_and_leaves_nothing(
     assert "not.mp4" in row.reason
     assert query.segments(store).empty
     assert not files(store)
+
+
+def test_a_broadcast_whose_file_is_gone_is_not_taken_for_the_one_that_lay_there_since(
+    programme: Path, store: Store, networks: Networks, store_settings: Settings
+) -> None:
+    """A recorder writes the same name every week; the first week's flow run is retried when both are gone."""
+    first = sha256_of(programme)
+    weeks = [Episode(programme, "EINS", "Show", datetime(2026, 4, day, 18, tzinfo=UTC)) for day in (3, 10)]
+    first_id = store.register_episode(weeks[0], first, programme.stat().st_size)
+    with programme.open("ab") as more:
+        more.write(bytes(188))
+    second = process_episode(weeks[1], store, networks, store_settings)
+    programme.unlink()
+    with pytest.raises(MediaError, match="no such file"):
+        process_episode(weeks[0], store, networks, store_settings, meant_sha256=first)
+    states = query.episodes(store).set_index("episode_id")["state"].to_dict()
+    assert states == {first_id: "failed", second.episode_id: "done"}
 
 
 def test_a_failure_leaves_earlier_results_as_they_were(

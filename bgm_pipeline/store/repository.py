@@ -362,17 +362,26 @@ class Store:
 
     @outlasting_restarts
     def fail_unread(
-        self, path: Path, identity_of: Callable[[str], RunIdentity], reason: str, flow_run_url: str | None
+        self,
+        path: Path,
+        identity_of: Callable[[str], RunIdentity],
+        reason: str,
+        flow_run_url: str | None,
+        meant_sha256: str | None,
     ) -> None:
         """Note that a file which was seen before cannot be read (any more), as a failed run of its episode.
 
         Args:
             identity_of: gives the identity of the run for the file's sha256.
+            meant_sha256: of the bytes that were meant; None: those that lay there last.
         """
+        is_it = EpisodeRow.path == kept_path(path)
+        if meant_sha256 is not None:
+            is_it = EpisodeRow.source_sha256 == meant_sha256
         with self.writing() as session:
             episode = session.execute(
                 select(EpisodeRow.id, EpisodeRow.source_sha256)
-                .where(EpisodeRow.path == kept_path(path))
+                .where(is_it)
                 .order_by(EpisodeRow.id.desc())
                 .limit(1)
                 .with_for_update()

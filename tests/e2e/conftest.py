@@ -141,14 +141,14 @@ def processes_of(folder_of_house: Path) -> list[str]:
 
 
 def start_house(folder: Path, detector: Path, *options: str, **changes: str) -> House:
-    """Starts `bgm up`."""
+    """Starts `bgm up`, as over ssh: it is to outlast the terminal."""
     settings = small_settings(folder / "data", folder / "inbox", detector)
     (folder / "inbox").mkdir(exist_ok=True)
     hidden = ("PREFECT_", "BGM_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     environment |= environment_of(settings) | changes
     port = free_port()
-    command = [*BGM, "up", "--port", str(port), "--inbox", "inbox", *options]
+    command = ["nohup", *BGM, "up", "--port", str(port), "--inbox", "inbox", *options]
     with (folder / "up.txt").open("w") as said:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=said, stderr=said, text=True, start_new_session=True

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -34,6 +35,13 @@ def automations_off(house: House) -> Iterator[None]:
     switch(False)
     yield
     switch(True)
+
+
+def test_it_outlasts_the_terminal_that_it_was_started_from(house: House) -> None:
+    house.process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        house.process.wait(3)
+    assert "stopping" not in house.said
 
 
 def test_nights_are_scheduled(house: House) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
+from sqlalchemy import update
+from store.samples import identity
 
 from bgm_pipeline import query
 from bgm_pipeline.media.probe import sha256_of
 from bgm_pipeline.settings import Settings
+from bgm_pipeline.store.orm import RunRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.types import Episode
 from flows.care import report_flow, retention_flow, store_check_flow
@@ -95,6 +99,21 @@ def test_an_episode_that_takes_too_long_has_failed_and_says_so(
     assert "0 done, 1 failed, 0 running, 0 not begun" in str(report.message)
     assert str(state.message) in str(report.message)
     assert "0 failed" in str(report_flow(hours=0, return_state=True).message)
+
+
+def test_what_began_before_the_last_report_and_failed_since_is_reported(inbox: Path, store: Store) -> None:
+    """An episode of the night may be in work when the morning's report is made."""
+    (inbox / "bad.wav").write_text("no sound")
+    process_episode_flow(str(inbox / "bad.wav"), return_state=True)
+    path = record(inbox / "long.wav", seed=1)
+    episode_id = store.register_episode(Episode(path), sha256_of(path), path.stat().st_size)
+    run_id = store.start_run(episode_id, identity("long.wav"))
+    with store.writing() as session:
+        session.execute(update(RunRow).values(started_at=datetime.now(UTC) - timedelta(hours=30)))
+    report = report_flow(hours=24, return_state=True)
+    assert report.is_failed()
+    assert "0 done, 1 failed, 1 running, 0 not begun" in str(report.message)
+    store.withdraw_run(run_id)
 
 
 def test_a_file_that_is_gone_is_a_failed_run_with_a_link(inbox: Path, store: Store) -> None:
