@@ -50,6 +50,10 @@ def train(
     ] = None,
     crop_s: Annotated[float | None, typer.Option(min=0.128, help="length of the crops, else 1.5")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="crops a step, else 2")] = None,
+    music_to_speech_db: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="softest and loudest level of the music to the speech, dB; else -30 0"),
+    ] = None,
     loss: Annotated[
         Literal["l1", "compressed", "complex"] | None,
         typer.Option(
@@ -111,6 +115,7 @@ def train(
         hours=hours,
         crop_s=crop_s,
         batch_size=batch_size,
+        music_to_speech_db=music_to_speech_db,
         loss=loss,
         teacher=teacher,
         optimiser=optimiser,

@@ -58,7 +58,15 @@ def train(
     check_split(corpus, folder)
     objective = SeparationObjective(network.domain)
     count = settings.steps * settings.batch_size
-    data = MixtureDataset(corpus, "train", settings.crop_samples, count, settings.seed, objective.mixing)
+    data = MixtureDataset(
+        corpus,
+        "train",
+        settings.crop_samples,
+        count,
+        settings.seed,
+        objective.mixing,
+        settings.music_to_speech_db,
+    )
     fits = [
         MiniBatchNMF(
             ATOMS,

@@ -25,7 +25,7 @@ from bgm_pipeline.models import registry
 from bgm_pipeline.timebase import samples_to_s
 from bgm_pipeline.training.corpus import Corpus
 from bgm_pipeline.training.losses import objective_for
-from bgm_pipeline.training.mixing import MixtureDataset
+from bgm_pipeline.training.mixing import MUSIC_TO_SPEECH_DB, MixtureDataset
 from bgm_pipeline.training.optimiser import optimiser_for
 from bgm_pipeline.training.protocols import TrainingSettings
 from bgm_pipeline.training.validation import check_split, validation_quality
@@ -34,6 +34,12 @@ log = logging.getLogger(__name__)
 
 _STEPS_AN_EPOCH = 10**9  # more than any training takes
 _NO_TEACHER = "none"
+_ONCE_FIXED = {
+    "music_to_speech_db": list(MUSIC_TO_SPEECH_DB),
+    "teacher": _NO_TEACHER,
+    "optimiser": "adamw",
+}
+"""What earlier versions had no choice of."""
 _CURE = "make room; the same command goes on from the last checkpoint"
 
 
@@ -205,7 +211,9 @@ class _Training:
         """Mixtures from the next unseen one on: a resumed training sees what it would have seen."""
         s = self.settings
         count = _STEPS_AN_EPOCH * s.batch_size
-        data = MixtureDataset(self.corpus, "train", s.crop_samples, count, s.seed, self.objective.mixing)
+        data = MixtureDataset(
+            self.corpus, "train", s.crop_samples, count, s.seed, self.objective.mixing, s.music_to_speech_db
+        )
         unseen = Subset(data, range(self.progress.step * s.batch_size, count))
         return DataLoader(
             unseen,
@@ -260,7 +268,7 @@ class _Training:
         """Quality of the averaged weights, see `validation_quality`."""
         return validation_quality(self.average, self.objective, self.corpus, self.settings, self.device)
 
-    def fixed(self) -> dict[str, int | str]:
+    def fixed(self) -> dict[str, Any]:
         """The settings that a training must go on with: which mixtures a step sees, what it is to make of
         them, and the optimiser."""
         s = self.settings
@@ -268,6 +276,7 @@ class _Training:
             "batch_size": s.batch_size,
             "crop_frames": s.crop_frames,
             "seed": s.seed,
+            "music_to_speech_db": list(s.music_to_speech_db),
             "loss": s.loss,
             "teacher": self.teacher.sha256[:12] if self.teacher else _NO_TEACHER,
             "optimiser": s.optimiser,
@@ -376,8 +385,8 @@ class _Training:
                 self.checkpoint_path,
             )
         now_fixed = self.fixed()
-        # A checkpoint of an earlier version tells less, and that version had AdamW alone, and no teachers.
-        held_fixed = {**now_fixed, "optimiser": "adamw", "teacher": _NO_TEACHER, **held.get("fixed", {})}
+        # A checkpoint of an earlier version tells less.
+        held_fixed = {**now_fixed, **_ONCE_FIXED, **held.get("fixed", {})}
         if held_fixed != now_fixed:
             then, now = (
                 ", ".join(

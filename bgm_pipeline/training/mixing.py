@@ -108,6 +108,7 @@ class MixtureDataset(Dataset[dict[str, Samples]]):
         length_samples: of every mixture; its scores are the whole score hops in it.
         count: how many mixtures.
         seed: another seed, other mixtures.
+        music_to_speech_db: range of the music's level to the speech's, dB.
     """
 
     def __init__(
@@ -118,8 +119,9 @@ class MixtureDataset(Dataset[dict[str, Samples]]):
         count: int,
         seed: int,
         settings: MixingSettings | None = None,
+        music_to_speech_db: tuple[float, float] = MUSIC_TO_SPEECH_DB,
     ) -> None:
-        self.mixer = Mixer(corpus, split, settings or MixingSettings())
+        self.mixer = Mixer(corpus, split, settings or MixingSettings(), music_to_speech_db)
         self.length_samples, self.count, self.seed = length_samples, count, seed
 
     def __len__(self) -> int:
@@ -134,8 +136,14 @@ class MixtureDataset(Dataset[dict[str, Samples]]):
 class Mixer:
     """Draws recordings of one split and mixes them as a broadcast does."""
 
-    def __init__(self, corpus: Corpus, split: str, settings: MixingSettings) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        settings: MixingSettings,
+        music_to_speech_db: tuple[float, float] = MUSIC_TO_SPEECH_DB,
+    ) -> None:
+        self.settings, self.music_to_speech_db = settings, music_to_speech_db
         self.folder = corpus.folder
         self.music = corpus.select(split, "music")
         self.other = corpus.select(split, "other")
@@ -165,7 +173,7 @@ class Mixer:
         )
         speech = self.talk(length, rng) if kind in ("both", "speech") else np.zeros(length, np.float32)
         music = self.play(length, rng) if kind in ("both", "music") else np.zeros(length, np.float32)
-        level_db = float(rng.uniform(*MUSIC_TO_SPEECH_DB)) if kind == "both" else float("nan")
+        level_db = float(rng.uniform(*self.music_to_speech_db)) if kind == "both" else float("nan")
         if kind == "both":
             speech_rms, music_rms = active_rms(speech), active_rms(music)
             if music_rms > 0 and speech_rms > 0:

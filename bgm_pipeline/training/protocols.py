@@ -9,6 +9,7 @@ from bgm_pipeline.errors import InputError
 from bgm_pipeline.models.mmdensenet import FRAME_MULTIPLE
 from bgm_pipeline.timebase import s_to_samples
 from bgm_pipeline.training.losses import Loss
+from bgm_pipeline.training.mixing import MUSIC_TO_SPEECH_DB
 from bgm_pipeline.training.optimiser import OptimiserName
 from bgm_pipeline.transforms import HOP_LENGTH
 
@@ -25,6 +26,8 @@ class TrainingSettings:
     crop_frames: int = 96
     """Length of a crop, STFT frames of 16 ms: 96 is 1.52 s. See `frames_of`."""
     batch_size: int = 2
+    music_to_speech_db: tuple[float, float] = MUSIC_TO_SPEECH_DB
+    """Range of the music's level to the speech's, dB."""
     loss: Loss = "compressed"
     """Of networks that make a mask, see `SeparationObjective`."""
     teacher: str = ""
@@ -61,6 +64,9 @@ class TrainingSettings:
         for name, minimum in least.items():
             if not getattr(self, name) >= minimum:
                 raise InputError(f"{name} is {getattr(self, name)}; give {minimum} or more")
+        softest, loudest = self.music_to_speech_db
+        if not -math.inf < softest <= loudest < math.inf:
+            raise InputError(f"music_to_speech_db is {softest} to {loudest}; give the softest level first")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number above 0")

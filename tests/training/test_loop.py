@@ -279,7 +279,15 @@ def test_a_checkpoint_of_another_network_is_refused(folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "change", [{"batch_size": 2}, {"crop_frames": 32}, {"seed": 9}, {"loss": "l1"}, {"optimiser": "adamw"}]
+    "change",
+    [
+        {"batch_size": 2},
+        {"crop_frames": 32},
+        {"seed": 9},
+        {"loss": "l1"},
+        {"optimiser": "adamw"},
+        {"music_to_speech_db": (-20.0, 0.0)},
+    ],
 )
 def test_other_mixtures_loss_or_optimiser_than_those_begun_with_are_refused(
     begun: Path, folder: Path, tmp_path: Path, change: dict[str, Any]

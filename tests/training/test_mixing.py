@@ -71,8 +71,11 @@ def test_the_same_index_gives_the_same_mixture_and_another_one_another(corpus: C
     }
 
 
-def test_music_is_0_to_30_db_below_the_speech(corpus: Corpus) -> None:
-    studio = mixer(corpus)
+@pytest.mark.parametrize("levels_db", [(-30.0, 0.0), (-35.0, -10.0)])
+def test_music_is_as_far_below_the_speech_as_was_asked_for(
+    corpus: Corpus, levels_db: tuple[float, float]
+) -> None:
+    studio = Mixer(corpus, "train", AS_RECORDED, levels_db)
     levels = []
     for seed in range(60):
         made = studio.mix(LENGTH, np.random.default_rng(seed))
@@ -80,7 +83,7 @@ def test_music_is_0_to_30_db_below_the_speech(corpus: Corpus) -> None:
         assert 20 * np.log10(ratio) == pytest.approx(made.level_db, abs=0.3)
         levels.append(made.level_db)
         assert np.abs(made.mixture).max() <= 1
-    assert min(levels) < -25 and max(levels) > -5
+    assert levels_db[0] <= min(levels) < levels_db[0] + 5 and levels_db[1] - 5 < max(levels) <= levels_db[1]
 
 
 @pytest.mark.parametrize(
