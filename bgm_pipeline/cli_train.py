@@ -65,7 +65,7 @@ def train(
         str | None,
         typer.Option(
             help="weights whose estimates are learnt from, in place of the recordings' music: a file, or a "
-            "network's name. Both networks must make masks"
+            "network's name. Both networks must make masks; --loss does not count then"
         ),
     ] = None,
     optimiser: Annotated[

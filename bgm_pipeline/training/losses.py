@@ -29,7 +29,19 @@ _MUSIC_ALONE_DB = 20.0
 Batch = dict[str, Tensor]
 """``mixture`` and ``music``: ``(batch, 1, sample)``; ``playing``: ``(batch, score)``."""
 
+LESSON_COMPRESSION = 0.3
+"""`COMPRESSION` where there is a teacher. Its mask is in no doubt, which a smaller exponent would settle in
+another way: it only lets soft music count for more."""
+
 _TINY = 1e-6
+
+_LEAST_SHARE = 1e-4
+
+_COMPRESSED_WEIGHT = 30.0
+"""That both halves of a lesson are about as large."""
+
+_SURROUNDINGS = (15, 31)
+"""Bins and frames: 0.2 kHz and half a second."""
 
 
 class SeparationObjective(nn.Module):
@@ -46,8 +58,9 @@ class SeparationObjective(nn.Module):
             power of `COMPRESSION`, with phases (`PHASE_SHARE`) and without (Braun & Tashev 2021); it is
             least at a mean. "complex" is the same with phases throughout, and makes smaller masks. For a
             waveform it is always the L1 norms of magnitudes and of samples, added.
-        teacher: a network whose estimate is aimed at in place of the music (Hinton et al. 2015). It leaves
-            out what nobody could tell from the mixture, so that few steps teach more. Both must make masks.
+        teacher: a network whose mask is aimed at in place of the music (Hinton et al. 2015). It leaves out
+            what nobody could tell from the mixture, so that few steps teach more. Both must make masks. The
+            loss is that of `lesson`, whatever `loss` says.
 
     Raises:
         ModelError: one of both makes no mask.
@@ -86,8 +99,10 @@ class SeparationObjective(nn.Module):
         mixture, music = batch["mixture"] * gain, batch["music"] * gain
         if self.domain == "magnitude":
             mixed = self.stft(mixture)
-            target = self.teacher(mixed.abs()) * mixed if self.teacher else self.stft(music)
-            return self.distance(network(mixed.abs()), mixed, target)
+            mask = network(mixed.abs())
+            if self.teacher:
+                return self.lesson(mask, self.teacher(mixed.abs()), mixed.abs())
+            return self.distance(mask, mixed, self.stft(music))
         estimate = self.estimator(network, mixture)
         magnitude = self.stft(estimate).abs()
         return functional.l1_loss(magnitude, self.stft(music).abs()) + functional.l1_loss(estimate, music)
@@ -100,6 +115,21 @@ class SeparationObjective(nn.Module):
         cosine = (mixed * target.conj()).real / (magnitude * aim + _TINY)
         estimate, aim = ((x + _TINY) ** COMPRESSION for x in (mask * magnitude, aim))
         return ((estimate - aim).square() + 2 * self.phase_share * estimate * aim * (1 - cosine)).mean()
+
+    def lesson(self, mask: Tensor, taught: Tensor, magnitude: Tensor) -> Tensor:
+        """Mean distance of a mask from the teacher's, for a mixture of that magnitude.
+
+        One half is the square error of compressed magnitudes. The other is that of what stands out of its
+        surroundings, in nepers: the peaks that a fingerprinter looks for, however soft.
+        """
+        shares = ((x.float() + _LEAST_SHARE) ** LESSON_COMPRESSION for x in (mask, taught))
+        error = torch.sub(*shares) * (magnitude + _TINY) ** LESSON_COMPRESSION
+        music = taught.float() * magnitude
+        # What is softer than this counts as equally soft: its logarithms would count most.
+        floor = 0.03 * music.mean((2, 3), keepdim=True) + 1e-4 * magnitude.mean((2, 3), keepdim=True) + _TINY
+        own, its = (_standing_out((x.float() * magnitude + floor).log()) for x in (mask, taught))
+        weight = 1 + its.relu() + own.detach().relu()
+        return _COMPRESSED_WEIGHT * error.square().mean() + (weight * (own - its).square()).mean()
 
     def quality(self, network: nn.Module, batch: Batch) -> Tensor:
         """By how much the estimate's SI-SDR of the music is above the mixture's, dB, ``(batch,)``.
@@ -157,6 +187,13 @@ def objective_for(network: Network, loss: Loss, teacher: LoadedNetwork | None = 
     if teacher:
         raise ModelError(f"{network.name} is a network for {network.task}, which have no teacher")
     return DetectionObjective()
+
+
+def _standing_out(level: Tensor) -> Tensor:
+    """Levels above the mean of what surrounds them: ``(batch, 1, freq, frame)``."""
+    bins, frames = _SURROUNDINGS
+    around = functional.avg_pool2d(level, _SURROUNDINGS, 1, (bins // 2, frames // 2), count_include_pad=False)
+    return level - around
 
 
 def si_sdr_db(estimate: Tensor, reference: Tensor) -> Tensor:

@@ -100,6 +100,20 @@ def test_a_pupil_learns_the_teachers_mask_whatever_the_recordings_hold(loss: Los
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 
+def test_a_lesson_is_of_peaks_however_soft() -> None:
+    """A pupil that keeps everything but a soft tone's peak is worse than one that is as wrong elsewhere."""
+    magnitude = noise(1).abs().reshape(1, 1, 128, 128) + REFERENCE_RMS
+    taught = torch.full_like(magnitude, 1e-3)
+    taught[..., 64, :] = 0.02
+    blunt, leaky = taught.clone(), taught.clone()
+    blunt[..., 64, :] = 1e-3
+    leaky[..., 20:108, :] *= 1.3
+    objective = SeparationObjective()
+    losses_of = [float(objective.lesson(mask, taught, magnitude)) for mask in (taught, leaky, blunt)]
+    assert losses_of == sorted(losses_of)
+    assert losses_of[0] == 0 < losses_of[1] < losses_of[2] / 10
+
+
 @pytest.mark.parametrize(
     ("pupil", "teacher"),
     [("wave_unet", "bandsplit"), ("2dmmdensenet", "wave_unet"), ("music_detector", "bandsplit")],
