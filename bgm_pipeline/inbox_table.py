@@ -43,6 +43,8 @@ def read_table(path: Path, zone: tzinfo, owner: str = "") -> Table:
     try:
         rows = _rows(path)
         line, head = next(rows, (1, []))
+        if isinstance(head, _LineError):
+            raise head
         columns = [cell.strip().lower() for cell in head]
         if not set(columns).intersection(COLUMNS[1:]) or not (owner or "file" in columns):
             expected = f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
@@ -52,6 +54,8 @@ def read_table(path: Path, zone: tzinfo, owner: str = "") -> Table:
             table.notes.append(f"{shown(path)}: not used: {shown(', '.join(strange))}")
         for line, row in rows:
             try:
+                if isinstance(row, _LineError):
+                    raise row
                 file, told = _read_row(line, columns, row, owner, zone)
                 if file in table.told:
                     raise _LineError(line, f"{shown(file)} was told of before; keep one line a file")
@@ -63,8 +67,8 @@ def read_table(path: Path, zone: tzinfo, owner: str = "") -> Table:
     return table
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not empty, each with the number of the line that it starts in."""
+def _rows(path: Path) -> Iterator[tuple[int, list[str] | _LineError]]:
+    """Rows that are not empty, each with the number of the line that it starts in, or what is wrong there."""
     try:
         if not path.is_file() or path.stat().st_size > _MAX_BYTES:
             raise _LineError(1, "no plain file of at most 16 MB, so no table of programmes; move it away")
@@ -74,16 +78,20 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _LineError(line, "not UTF-8; save the table as CSV UTF-8") from None
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    delimiter = max(",;\t", key=text.lstrip("\r\n").partition("\n")[0].count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
-    try:
-        for row in rows:
-            if any(map(str.strip, row)):
+    while True:
+        try:
+            if any(map(str.strip, row := next(rows))):
                 yield line, row
-            line = rows.line_num + 1
-    except csv.Error as error:
-        raise _LineError(line, f"{error}; see to its quotes") from None
+        except csv.Error as error:
+            # A quote that nothing ends holds what follows, up to the next one.
+            lost = f"; nothing up to line {rows.line_num} is read" if rows.line_num > line else ""
+            yield line, _LineError(line, f"{error}; see to its quotes{lost}")
+        except StopIteration:
+            return
+        line = rows.line_num + 1
 
 
 def _read_row(line: int, columns: list[str], row: list[str], owner: str, zone: tzinfo) -> tuple[str, Told]:

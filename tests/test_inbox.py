@@ -329,6 +329,27 @@ def test_good_lines_count_beside_bad_ones(put: Callable[..., Path], tmp_path: Pa
     ]
 
 
+def test_a_slip_with_quotes_costs_no_more_than_the_lines_it_names(
+    put: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name in "abcde":
+        put(f"{name}.ts")
+    put("inbox.csv", 'file,title\na.ts,one\nb.ts,"Late" show\nc.ts,three\nd.ts,"News\ne.ts,five\n')
+    inbox = scan(tmp_path)
+    assert [found.episode.title for found in inbox.ready] == ["one", "b", "three", "d", "e"]
+    assert [error.partition(" line ")[2] for error in inbox.errors] == [
+        "3: ',' expected after '\"'; see to its quotes",
+        "5: unexpected end of data; see to its quotes; nothing up to line 6 is read",
+    ]
+
+
+def test_a_table_may_begin_with_empty_lines(put: Callable[..., Path], tmp_path: Path) -> None:
+    put("a.ts")
+    put("inbox.csv", "\r\n\r\nfile;title\r\na.ts;found\r\n")
+    inbox = scan(tmp_path)
+    assert (only(inbox).episode.title, inbox.errors) == ("found", ())
+
+
 def test_a_table_of_another_kind_that_belongs_to_no_file_is_left_alone(
     put: Callable[..., Path], tmp_path: Path
 ) -> None:
