@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bgm_pipeline import query
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.filters import FIRST_YEAR, asked_range
+from bgm_pipeline.store.rows import told_text
 from bgm_pipeline.timebase import ms_to_s, s_to_ms
 from bgm_pipeline.zones import local_zone
 
@@ -95,7 +96,7 @@ def channel_log(
 
     begin_ms, end_ms = _ms(begin) if begin else -sys.maxsize, _ms(end) if end else sys.maxsize
     frames, sums, without_results, replaced = [_frame([], zone)], [], 0, 0
-    for name in query.channels(store) if channel is None else [channel]:
+    for name in query.channels(store) if channel is None else [told_text(channel)]:
         events = query.event_frames(store, channel=name, since=wider, until=end and end + hole, tz=zone)
         music = _united(_parts(events), s_to_ms(min_duration_off_s), begin_ms, end_ms)
         frames.append(_frame([_row(name, one, begin_ms, end_ms) for one in music], zone))
@@ -103,7 +104,7 @@ def channel_log(
         without_results += sum(one.duration_ms is None and not one.is_replaced for one in recordings)
         replaced += sum(one.is_replaced for one in recordings)
         audio = [span for one in recordings for span in _with_audio(one)]
-        if music or audio or name == channel:
+        if music or audio or channel is not None:
             music_ms = sum(one.length_ms for one in music)
             sums.append(ChannelSum(name, music_ms, _covered_ms(audio, begin_ms, end_ms)))
     return ChannelLog(

@@ -2,7 +2,8 @@
 
 Filters that are left out, or none, hold nothing back:
 
-- ``channel``: the channel's exact name; ``title``: a part of the title, in small or capital letters
+- ``channel``: the channel's exact name; ``title``: a part of the title, in small or capital letters;
+  accents of both may be made up in any way
 - ``since``, ``until``: what was on air at some moment from `since` to before `until`; a date means its
   midnight as `since`, and the end of that day as `until`. Needs the episode's air time to be known; one
   without results may have gone on as long as the longest that has some
@@ -30,6 +31,7 @@ from bgm_pipeline.errors import InputError
 from bgm_pipeline.naming import in_zone
 from bgm_pipeline.store.functions import ElapsedMs
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, UtcDateTime
+from bgm_pipeline.store.rows import told_text
 from bgm_pipeline.zones import local_zone
 
 if TYPE_CHECKING:
@@ -149,11 +151,11 @@ def episode_conditions(
     if episode_id is not None:
         conditions.append(EpisodeRow.id == episode_id)
     if channel is not None:
-        conditions.append(EpisodeRow.channel == channel)
+        conditions.append(EpisodeRow.channel == told_text(channel))
     if (paths := filters.get("paths")) is not None:
         conditions.append(EpisodeRow.path.in_(paths))
     if title:
-        conditions.append(EpisodeRow.title.icontains(title, autoescape=True))
+        conditions.append(EpisodeRow.title.icontains(told_text(title), autoescape=True))
     since, until = asked_range(filters)
     if since is not None:
         conditions += [

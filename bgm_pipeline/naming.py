@@ -1,6 +1,7 @@
 """What the name of a broadcast file tells: channel, title, air time; by templates of the user's."""
 
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
@@ -54,14 +55,17 @@ def compile_patterns(patterns: str) -> tuple[re.Pattern[str], ...]:
     Raises:
         InputError: a template cannot be read; the message names it.
     """
-    return tuple(_compile(template.strip()) for template in patterns.split("|") if template.strip())
+    templates = unicodedata.normalize("NFC", patterns).split("|")
+    return tuple(_compile(template.strip()) for template in templates if template.strip())
 
 
 def read_name(name: str, patterns: tuple[re.Pattern[str], ...], zone: tzinfo) -> Told:
     """What a path below the inbox (with ``/``, without suffix) tells by the first template that fits.
 
-    Underscores in a title are spaces. Where none fits, the title is the file's name and all else is empty.
+    Underscores in a title are spaces; accents are made up as in the database. Where none
+    fits, the title is the file's name and all else is empty.
     """
+    name = unicodedata.normalize("NFC", name)
     for pattern in patterns:
         if match := pattern.fullmatch(name):
             parts = match.groupdict()

@@ -19,6 +19,7 @@ from bgm_pipeline.media.ffmpeg import is_of_a_cut
 from bgm_pipeline.store.changes import has_results
 from bgm_pipeline.store.functions import ElapsedMs
 from bgm_pipeline.store.orm import EpisodeRow, EventRow, RunRow, SegmentRow, UtcDateTime
+from bgm_pipeline.store.rows import told_text
 from bgm_pipeline.timebase import format_timecode
 from bgm_pipeline.zones import local_zone
 
@@ -230,7 +231,7 @@ def without_air_time(store: Store, channel: str | None = None) -> int:
         .where(EpisodeRow.air_start.is_(None))
     )
     if channel is not None:
-        query = query.where(EpisodeRow.channel == channel)
+        query = query.where(EpisodeRow.channel == told_text(channel))
     with store.reading() as connection:
         return connection.scalar(query) or 0
 

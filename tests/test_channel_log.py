@@ -196,6 +196,16 @@ def test_channels_keep_to_themselves(store: Store) -> None:
     assert nothing.rows.dtypes.to_dict() == log.rows.dtypes.to_dict()
 
 
+def test_a_channel_is_one_however_its_accents_are_made_up(store: Store) -> None:
+    composed, decomposed = "T\u00e9l\u00e9", "Te\u0301le\u0301"
+    add(store, "News", [(0, 10)], channel=composed)
+    add(store, "Quiz", [(0, 10)], channel=decomposed)
+    for channel in (None, composed, decomposed):
+        log = channel_log(store, HOLE_S, channel=channel, tz=UTC)
+        assert log.sums == ((composed, 10_000, 60_000),)
+        assert (spans(log), set(log.rows["channel"])) == ([("News; Quiz", 0, 10)], {composed})
+
+
 def test_what_cannot_be_in_it_is_counted(store: Store) -> None:
     add(store, "News", [(0, 10)])
     add(store, "Undated", [(0, 10)], None)

@@ -85,6 +85,7 @@ def test_a_failed_attempt_shows_its_reason_and_leaves_earlier_results(year: Stor
         ({"title": "% quiz"}, [2]),
         ({"title": "0_"}, []),
         ({"title": "ärzte"}, [3]),
+        ({"title": "a\u0308rzte"}, [3]),
         ({"state": "new"}, [4]),
         ({"state": "done"}, [5, 3, 1]),
         ({"state": "failed"}, [2]),

@@ -34,6 +34,12 @@ def test_other_bytes_pass_only_where_the_name_tells_all_that_was_told(told: Epis
     assert is_taken(told, "another", "the former") == passes
 
 
+def test_a_name_tells_what_the_database_says_however_its_accents_are_made_up() -> None:
+    """The database has one spelling, a Mac's file names another."""
+    path = Path("/inbox/Te\u0301le\u0301_2026-03-31_20-15-00_Show.ts")
+    assert is_taken(Episode(path, "T\u00e9l\u00e9", "Show", ON_AIR), "another", "the former")
+
+
 def is_taken(told: Episode, source_sha256: str, meant_sha256: str | None) -> bool:
     try:
         refuse_another(told, source_sha256, meant_sha256, UTC_NAMES)

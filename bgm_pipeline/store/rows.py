@@ -4,6 +4,7 @@ Probabilities are kept to 4 digits and levels to 2, so that results do not diffe
 a sum did.
 """
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ TOLD = ("channel", "title", "air_start")
 def values_told(episode: Episode) -> Row:
     """What is told of an episode, as far as it is not empty."""
     values = {name: getattr(episode, name) for name in TOLD}
-    return {name: plain_text(v) if isinstance(v, str) else v for name, v in values.items() if v}
+    return {name: told_text(v) if isinstance(v, str) else v for name, v in values.items() if v}
 
 
 def described(episode: EpisodeRow) -> Episode:
@@ -125,6 +126,12 @@ def run_values(result: RunResult, segments: list[Row], events: list[Row]) -> Row
 def kept_path(path: Path) -> str:
     """What the database says of a place."""
     return plain_text(str(path.absolute()))
+
+
+def told_text(text: str) -> str:
+    """A channel or title as the database has it: in one spelling, however its accents are made up (names of
+    files from a Mac have them apart), so that a channel is one channel."""
+    return unicodedata.normalize("NFC", plain_text(text))
 
 
 def plain_text(text: str) -> str:

@@ -69,6 +69,17 @@ def test_migrations_go_back_to_nothing_and_forth_again(engine: Engine) -> None:
     assert names(engine) == (TABLES | {"alembic_version"}, VIEWS)
 
 
+def test_names_that_were_kept_before_get_the_one_spelling(store_settings: Settings, store: Store) -> None:
+    add_programme(store, "a.ts", (1.0,), "Caf\u00e9", "\u00c9t\u00e9")
+    with store.engine.connect() as connection:
+        command.downgrade(alembic_config(connection), "0004")
+    with store.writing() as session:
+        session.execute(text("UPDATE episodes SET channel = 'Cafe\u0301', title = 'E\u0301te\u0301'"))
+    upgrade_database(store_settings)
+    found = query.episodes(store, channel="Caf\u00e9")
+    assert (found["channel"].item(), found["title"].item()) == ("Caf\u00e9", "\u00c9t\u00e9")
+
+
 def test_upgrading_what_is_up_to_date_changes_nothing(store_settings: Settings, store: Store) -> None:
     add_programme(store, "a.ts", (1.0, None))
     upgrade_database(store_settings)
