@@ -181,6 +181,7 @@ def correct(
     from bgm_pipeline.settings import load_settings
     from bgm_pipeline.types import Episode
 
+    channel, title = channel.strip(), title.strip()
     if withdraw == bool(channel or title or air_start):
         raise InputError("give --channel, --title or --air-start, or --withdraw to take all of these back")
     zone = load_settings().inbox.zone

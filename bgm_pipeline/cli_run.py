@@ -61,6 +61,7 @@ def process(
     settings = load_settings(model=model, device=device, keep=keep)
     if air_start and len(files) > 1:
         raise InputError("one --air-start cannot be that of several files; give them one by one")
+    channel, title = channel.strip(), title.strip()
     on_air = first_moment(air_start, settings.inbox.zone)
     failed = False
     with open_store(settings) as store:

@@ -76,7 +76,7 @@ def test_a_correction_stays_and_is_told(bgm, chord: Path) -> None:  # type: igno
     paris = {"BGM_INBOX__TIME_ZONE": "Europe/Paris"}
     told = ("--channel", "One", "--title", "Cord", "--air-start", "2026-03-31 20:15")
     assert bgm("process", chord, "--model", "passthrough", *told, **paris).returncode == 0
-    done = bgm("correct", "1", "--title", "Chord", "--air-start", "2026-03-31 21:15", **paris)
+    done = bgm("correct", "1", "--title", " Chord ", "--air-start", "2026-03-31 21:15", **paris)
     assert done.stdout == (
         "episode 1: One, 2026-03-31 21:15:00, Chord (was One, 2026-03-31 20:15:00, Cord)\n"
     )
@@ -110,6 +110,7 @@ def test_one_bad_file_is_one_line_and_stops_no_other(bgm, chord: Path) -> None: 
         (["process", "a chord.wav", "--device", "abacus"], {}, "device 'abacus' cannot be used"),
         (["process", "a chord.wav", "--air-start", "20260331"], {}, "'20260331': not a date and time; write"),
         (["correct", "1"], {}, "give --channel, --title or --air-start, or --withdraw"),
+        (["correct", "1", "--channel", " "], {}, "give --channel, --title or --air-start, or --withdraw"),
         (["correct", "1", "--title", "x", "--withdraw"], {}, "give --channel, --title or --air-start, or"),
         (["correct", "1", "--air-start", "noon"], {}, "--air-start 'noon': not a date and time; write"),
         (["process", "1.ts", "2.ts", "--air-start", "2026-03-31 20:15"], {}, "give them one by one"),
