@@ -54,7 +54,10 @@ class ChannelLog:
     asked_ms: int | None
     """Length of the range; None where it has no beginning or no end."""
     without_air_time: int
-    """Recordings that have results, but nobody knows when they were on air."""
+    """Recordings that have results, but nobody knows when they were on air; where one channel was asked for,
+    its and those of no known one."""
+    without_channel: int
+    """Where one channel was asked for, recordings of the range of which nobody knows whether they are its."""
     without_results: int
     """Recordings of the range that have no good run yet. How long they are is not known: those that began
     before it count as far back as any recording would reach into it."""
@@ -107,11 +110,13 @@ def channel_log(
         if music or audio or channel is not None:
             music_ms = sum(one.length_ms for one in music)
             sums.append(ChannelSum(name, music_ms, _covered_ms(audio, begin_ms, end_ms)))
+    may_be_its = query.recordings(store, channel="", since=since, until=until, tz=zone) if channel else []
     return ChannelLog(
         concat(frames, ignore_index=True),
         tuple(sums),
         end_ms - begin_ms if begin and end else None,
         query.without_air_time(store, channel),
+        sum(one.start_ms is not None and not one.is_replaced for one in may_be_its),
         without_results,
         replaced,
     )

@@ -52,6 +52,7 @@ def _notes(found: ChannelLog) -> Iterator[str]:
         yield f"{shown(name) or 'no channel'}: {music} of music in {recorded} recorded{asked}"
     for count, reason in (
         (found.without_air_time, "no air time is known"),
+        (found.without_channel, "no channel is known, so that it may be this one"),
         (found.without_results, "no results yet; see bgm episodes"),
         (found.replaced, "replaced by another at the same place and time; see bgm episodes"),
     ):

@@ -223,7 +223,11 @@ def channels(store: Store) -> list[str]:
 
 
 def without_air_time(store: Store, channel: str | None = None) -> int:
-    """How many recordings have results, but no known air time, so that no range holds them."""
+    """How many recordings have results, but no known air time, so that no range holds them.
+
+    Args:
+        channel: only this one's, and those of no known channel, which may be its.
+    """
     query = (
         select(func.count())
         .select_from(EpisodeRow)
@@ -231,7 +235,7 @@ def without_air_time(store: Store, channel: str | None = None) -> int:
         .where(EpisodeRow.air_start.is_(None))
     )
     if channel is not None:
-        query = query.where(EpisodeRow.channel == told_text(channel))
+        query = query.where(EpisodeRow.channel.in_((told_text(channel), "")))
     with store.reading() as connection:
         return connection.scalar(query) or 0
 

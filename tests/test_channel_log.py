@@ -291,6 +291,24 @@ def filled(own_store: None, monkeypatch: pytest.MonkeyPatch) -> None:
         add_programme(store, "drama.ts", (None,), "Two\x1b[2J", "Drama", ON_AIR)
 
 
+def test_of_one_channel_the_command_tells_of_recordings_that_may_be_its(filled: None, bgm: Bgm) -> None:
+    with open_store(Settings()) as store:
+        add(store, "Nameless", [(0, 10)], channel="")
+        add(store, "Nameless another day", [(0, 10)], at(86_400), channel="")
+        add(store, "Nameless and undated", [(0, 10)], None, channel="")
+    day = ("--since", "2026-03-31", "--until", "2026-03-31")
+    no_air_time = "left out: no air time is known"
+    assert bgm("log", "--channel", "One", *day).stderr.splitlines()[1:] == [
+        f"bgm: 2 recordings are {no_air_time}",
+        "bgm: 1 recording is left out: no channel is known, so that it may be this one",
+    ]
+    assert bgm("log", "--channel", "Three", *day).stderr.splitlines()[1:] == [
+        f"bgm: 1 recording is {no_air_time}",
+        "bgm: 1 recording is left out: no channel is known, so that it may be this one",
+    ]
+    assert bgm("log", *day).stderr.splitlines()[3:] == [f"bgm: 2 recordings are {no_air_time}"]
+
+
 def test_the_command_writes_rows_and_tells_the_sums_beside_them(filled: None, bgm: Bgm) -> None:
     done = bgm("log", "--since", "2026-03-31", "--until", "2026-03-31", "--format", "csv")
     assert done.returncode == 0
