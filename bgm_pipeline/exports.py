@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, get_args
+from zoneinfo import ZoneInfo
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.folders import replacing, writing
@@ -56,8 +57,9 @@ def write(frame: DataFrame, form: Format, out: Path | None = None) -> None:
     A file is there once it is whole; until then what was there stays. One of CSV begins with a byte order
     mark; what goes to other programs through a pipe does not.
 
-    Moments are ISO 8601 with their offset. What is not known is empty in CSV and null in JSON, which is a
-    list of objects, one a line. Times inside a recording are numbers in seconds (`start_s`, `end_s`).
+    Moments are ISO 8601 with their offset, but for Parquet: it has the name of their zone, or UTC where that
+    has none. What is not known is empty in CSV and null in JSON, which is a list of objects, one a line. Times
+    inside a recording are numbers in seconds (`start_s`, `end_s`).
 
     JSON and Parquet hold every text as it is. CSV is opened with spreadsheets, which take text for a formula
     where it starts like one: there it gets an apostrophe in front, and control characters are spelled out.
@@ -118,11 +120,27 @@ def _write_parquet(frames: Iterator[DataFrame], file: BinaryIO) -> None:
     from pyarrow import Table  # noqa: PLC0415
     from pyarrow.parquet import ParquetWriter  # noqa: PLC0415
 
-    tables = (Table.from_pandas(frame, preserve_index=False) for frame in frames)
+    named = map(_with_named_zones, frames)
+    tables = (Table.from_pandas(frame, preserve_index=False) for frame in named)
     first = next(tables)
     with ParquetWriter(file, first.schema) as writer:
         for table in chain((first,), tables):
             writer.write_table(table)
+
+
+def _with_named_zones(frame: DataFrame) -> DataFrame:
+    """With moments in UTC where no program could look their zone up, as one without a name."""
+    moments = frame.select_dtypes("datetimetz")
+    nameless = [name for name in moments if not _is_known(str(moments[name].dt.tz))]
+    return frame.assign(**{name: frame[name].dt.tz_convert("UTC") for name in nameless})
+
+
+def _is_known(zone: str) -> bool:
+    try:
+        ZoneInfo(zone)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True
 
 
 def _write_csv(frames: Iterator[DataFrame], file: BinaryIO) -> None:

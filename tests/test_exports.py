@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 from weakref import ref
+from zoneinfo import TZPATH, ZoneInfo
 
 import pandas as pd
 import pytest
@@ -275,6 +276,19 @@ def test_parquet_is_read_back_with_its_types(filled: Store, tmp_path: Path) -> N
     pd.testing.assert_frame_equal(found, asked, check_dtype=False, check_freq=False)
     assert found["air_start"].dtype == "datetime64[ms, UTC]"
     assert found["has_music"].dtype == bool
+
+
+def test_parquet_can_be_read_where_the_zone_of_the_machine_has_no_name(filled: Store, tmp_path: Path) -> None:
+    """As where /etc/localtime is a plain file."""
+    path = tmp_path / "segments.parquet"
+    (paris, *_) = (one for one in (Path(folder, "Europe/Paris") for folder in TZPATH) if one.is_file())
+    with paris.open("rb") as file:
+        nameless = ZoneInfo.from_file(file, key="local")
+    exports.write(query.segments(filled, tz=nameless), "parquet", path)
+    found = pd.read_parquet(path)
+    assert found["air_start"][0] == ON_AIR
+    exports.write(query.segments(filled, tz=ZoneInfo("Europe/Paris")), "parquet", path)
+    assert str(pd.read_parquet(path)["air_start"].dt.tz) == "Europe/Paris"
 
 
 def test_a_table_shows_timecodes_percent_and_db(filled: Store) -> None:
