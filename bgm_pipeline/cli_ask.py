@@ -177,8 +177,9 @@ def correct(
 ) -> None:
     """Says what an episode is, whatever its file's name and the inbox's tables tell from now on."""
     from bgm_pipeline.errors import InputError
-    from bgm_pipeline.registration import airing
+    from bgm_pipeline.registration import airing, places_taken
     from bgm_pipeline.settings import load_settings
+    from bgm_pipeline.store.attempts import newest_attempts
     from bgm_pipeline.types import Episode
 
     channel, title = channel.strip(), title.strip()
@@ -187,9 +188,16 @@ def correct(
     zone = load_settings().inbox.zone
     told = None if withdraw else Episode(Path(), channel, title, first_moment(air_start, zone))
     with _store() as store:
+        replaced = store.replaced_by(episode)
         before, after = store.correct_episode(episode, told)
+        is_hidden = newest_attempts(store, [episode])[0].has_results and not store.is_shown(episode)
+        taken = [one for one in store.replaced_by(episode) if one not in replaced and not is_hidden]
     was = f" (was {airing(before, zone)})" if before != after else ""
     typer.echo(f"episode {episode}: {airing(after, zone)}{was}")
+    for note in places_taken(taken):
+        doubt(f"episode {episode} {note}")
+    if is_hidden:
+        doubt(f"episode {episode} is not reported: another recording took its place; see bgm episodes")
 
 
 def first_moment(text: str | None, zone: tzinfo) -> datetime | None:

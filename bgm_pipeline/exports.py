@@ -58,8 +58,8 @@ def write(frame: DataFrame, form: Format, out: Path | None = None) -> None:
     mark; what goes to other programs through a pipe does not.
 
     Moments are ISO 8601 with their offset, but for Parquet: it has the name of their zone, or UTC where that
-    has none. What is not known is empty in CSV and null in JSON, which is a list of objects, one a line. Times
-    inside a recording are numbers in seconds (`start_s`, `end_s`).
+    has none. What is not known is empty in CSV and null in JSON, which is a list of objects, one a line.
+    Times inside a recording are numbers in seconds (`start_s`, `end_s`).
 
     JSON and Parquet hold every text as it is. CSV is opened with spreadsheets, which take text for a formula
     where it starts like one: there it gets an apostrophe in front, and control characters are spelled out.
@@ -247,13 +247,14 @@ def labels(store: Store, episode_id: int, form: LabelFormat) -> str:
     """The events of an episode as an Audacity label track, or as WebVTT subtitles.
 
     Raises:
-        InputError: there is no such episode, or it has no finished run.
+        InputError: there is no such episode, or no results of it are shown.
     """
     from bgm_pipeline import query  # noqa: PLC0415
+    from bgm_pipeline.store.attempts import nothing_shown  # noqa: PLC0415
 
     known = query.episodes(store, episode_id=episode_id, tz=UTC)
     if known.empty or known["run_id"].isna().all():
-        raise InputError(f"episode {episode_id} has no finished run; bgm episodes shows what there is")
+        raise nothing_shown(store, episode_id)
     spans = [
         (row["start_s"], row["end_s"], _label(row["music_probability"], row["music_to_speech_db"]))
         for row in query.events(store, episode_id=episode_id, tz=UTC).to_dict("records")

@@ -28,7 +28,7 @@ from bgm_pipeline.media.ffmpeg import shown
 from bgm_pipeline.media.probe import check_readable, probe, select_audio, sha256_of
 from bgm_pipeline.models import registry
 from bgm_pipeline.overlap import read_ahead, write_behind
-from bgm_pipeline.registration import register
+from bgm_pipeline.registration import places_taken, register
 from bgm_pipeline.segments import Chunk, EstimatedChunk, SeparatedSegment, cut_chunks, overlap_add
 from bgm_pipeline.separation import Separator
 from bgm_pipeline.settings import Settings
@@ -164,11 +164,8 @@ def processed(episode_id: int, run_id: int, is_new: bool, moved: Sequence[str], 
     Args:
         moved: what `registration.register` has to tell.
     """
-    replaced = (
-        f"took the place of episode {one}, which is reported no more; bgm store drop {one} removes that"
-        for one in store.replaced_by(episode_id)
-    )
-    return Processed(episode_id, run_id, is_new, (*moved, *replaced))
+    notes = *moved, *places_taken(store.replaced_by(episode_id))
+    return Processed(episode_id, run_id, is_new, notes)
 
 
 def process_episode(

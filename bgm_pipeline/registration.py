@@ -1,6 +1,6 @@
 """A file becomes an episode, or is known as one: by its bytes, whatever it is called."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import tzinfo
 from pathlib import Path
 
@@ -101,6 +101,14 @@ def _is_contradicted(known: Episode, told: Episode | Told) -> bool:
     """Whether something else is told of channel, title or air time than is known; not where nothing was."""
     names = ("channel", "title", "air_start")
     return any((was := getattr(known, name)) and was != getattr(told, name) for name in names)
+
+
+def places_taken(episode_ids: Iterable[int]) -> list[str]:
+    """That these episodes are not reported any more, for people to read."""
+    return [
+        f"took the place of episode {one}, which is reported no more; bgm store drop {one} removes that"
+        for one in episode_ids
+    ]
 
 
 def airing(episode: Episode, zone: tzinfo) -> str:

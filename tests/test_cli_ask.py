@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from store.samples import ON_AIR, add_episode, add_programme, folder_of, identity, music
+from store.samples import ON_AIR, add_episode, add_programme, add_run, folder_of, identity, music, sha256
 from typer.testing import CliRunner, Result
 
 from bgm_pipeline.cli import app
 from bgm_pipeline.errors import BgmError
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.store.session import open_store
+from bgm_pipeline.types import Episode
 
 Bgm = Callable[..., Result]
 BGM = [sys.executable, "-c", "from bgm_pipeline.cli import main; main()"]
@@ -317,6 +318,29 @@ def test_store_drop_asks_and_drops_what_was_named(
     assert result.exit_code == 1 and "not the stem store of this database" in result.stderr
     monkeypatch.delenv("BGM_STEM_STORE")
     assert sorted(left()) == [3, 4]
+
+
+def test_a_correction_that_takes_a_recording_out_of_the_log_tells_so(
+    bgm: Bgm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorder writes the same name every day; both are one broadcast, if told of one air time."""
+    monkeypatch.setenv("BGM_DATA_DIR", str(tmp_path))
+    today, tomorrow = (f"{ON_AIR + timedelta(days=days):%Y-%m-%d %H:%M}+00:00" for days in (0, 1))
+    with open_store(Settings(data_dir=tmp_path, database_url="", stem_store="")) as store:
+        for number, name in enumerate(("first", "second")):
+            told = Episode(Path("/inbox/rec.ts"), "One", name, ON_AIR + timedelta(days=number))
+            add_run(store, store.register_episode(told, sha256(name), 1_000), identity(name), (1.0,))
+    taken = "took the place of episode 1, which is reported no more; bgm store drop 1 removes that"
+    hidden = "is not reported: another recording took its place"
+    assert bgm("correct", "2", "--air-start", today).stderr == f"bgm: episode 2 {taken}\n"
+    assert bgm("correct", "2", "--title", "Second").stderr == ""
+    for command in ("labels 1", "stem 1 0 1 -o x.wav"):
+        assert f"episode 1 {hidden}; bgm episodes shows" in str(bgm(*command.split()).exception)
+    assert bgm("correct", "1", "--title", "First").stderr == f"bgm: episode 1 {hidden}; see bgm episodes\n"
+    assert bgm("correct", "1", "--air-start", tomorrow).stderr == ""
+    assert bgm("labels", "1").exit_code == 0
+    back = bgm("correct", "1", "--air-start", today)
+    assert back.stderr == f"bgm: episode 1 {hidden}; see bgm episodes\n"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,18 @@ def newest_attempts(store: Store, episode_ids: Sequence[int]) -> list[Attempt]:
     return [found[number] for number in episode_ids]
 
 
+def nothing_shown(store: Store, episode_id: int) -> InputError:
+    """The refusal to tell of an episode that no results are shown of.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+    with store.reading() as connection:
+        is_replaced = connection.scalar(select(has_results()).where(EpisodeRow.id == episode_id))
+    why = "is not reported: another recording took its place" if is_replaced else "has no finished run"
+    return InputError(f"episode {episode_id} {why}; bgm episodes shows what there is")
+
+
 def _attempt(episode: EpisodeRow, run: RunRow | None, has_results: bool) -> Attempt:
     told = described(episode)
     if run is None:

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.folders import taking_its_place
 from bgm_pipeline.media.ffmpeg import shown
+from bgm_pipeline.store.attempts import nothing_shown
 from bgm_pipeline.store.orm import RunRow, StemRow
 from bgm_pipeline.store.repository import Store
 from bgm_pipeline.store.stems import StemStore, to_pcm16
@@ -86,14 +87,14 @@ def stem_span(store: Store, episode_id: int, start_ms: int, end_ms: int) -> Stem
     """The music of an episode's current run from `start_ms` to before `end_ms`.
 
     Raises:
-        InputError: there is no such episode, it has no good run, or the span is not inside it.
+        InputError: there is no such episode, no results of it are shown, or the span is not inside it.
     """
     with store.reading() as connection:
         run = connection.execute(
             select(RunRow.id, RunRow.duration_ms).where(RunRow.episode_id == episode_id, RunRow.is_current)
         ).one_or_none()
         if run is None:
-            raise InputError(f"episode {episode_id} has no finished run; bgm episodes shows what there is")
+            raise nothing_shown(store, episode_id)
         if not 0 <= start_ms < end_ms <= run.duration_ms:
             raise InputError(
                 f"episode {episode_id} goes from 00:00:00.000 to {format_timecode(run.duration_ms)}; "
