@@ -112,7 +112,8 @@ def places_taken(episode_ids: Iterable[int]) -> list[str]:
 
 
 def airing(episode: Episode, zone: tzinfo) -> str:
-    """Channel, air time and title of an episode, for people to read."""
-    on_air = episode.air_start and f"{episode.air_start.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+    """Channel, air time and title of an episode, for people to read; the time with its offset, without which
+    those of the hour that comes twice look alike."""
+    on_air = episode.air_start and episode.air_start.astimezone(zone).isoformat(" ", "seconds")
     told = (episode.channel or "no channel", on_air or "no air time", episode.title or "no title")
     return shown(", ".join(told))

@@ -64,7 +64,9 @@ def test_what_is_another_airing_now_and_what_was_replaced_is_told(bgm, chord: Pa
 
     first = ("--channel", "One", "--title", "Chord", "--air-start", "2026-03-31 20:15")
     assert process(*first) == ""
-    told = "known as One, 2026-03-31 20:15:00, Chord before, now as Two, 2026-03-31 20:15:00, Chord"
+    told = (
+        "known as One, 2026-03-31 20:15:00+02:00, Chord before, now as Two, 2026-03-31 20:15:00+02:00, Chord"
+    )
     assert process("--channel", "Two") == f"bgm: a chord.wav: {told}"
     soundfile.write(chord, 0.1 * np.ones(RATE, np.float32), RATE)
     replaced = "took the place of episode 1, which is reported no more; bgm store drop 1 removes that"
@@ -78,7 +80,7 @@ def test_a_correction_stays_and_is_told(bgm, chord: Path) -> None:  # type: igno
     assert bgm("process", chord, "--model", "passthrough", *told, **paris).returncode == 0
     done = bgm("correct", "1", "--title", " Chord ", "--air-start", "2026-03-31 21:15", **paris)
     assert done.stdout == (
-        "episode 1: One, 2026-03-31 21:15:00, Chord (was One, 2026-03-31 20:15:00, Cord)\n"
+        "episode 1: One, 2026-03-31 21:15:00+02:00, Chord (was One, 2026-03-31 20:15:00+02:00, Cord)\n"
     )
     again = bgm("process", chord, "--model", "passthrough", *told, **paris)
     assert "a chord.wav: title, air_start corrected before, and left so; bgm correct" in again.stderr

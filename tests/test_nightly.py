@@ -172,7 +172,8 @@ def test_an_airing_that_is_another_one_now_is_told_with_what_it_was(
     first, second = twins
     night()
     first.unlink()
-    moved = "known as EINS, 2026-03-31 20:15:00, Spot before, now as ZWEI, 2026-04-01 21:00:00, Spot"
+    was, now = "EINS, 2026-03-31 20:15:00+02:00, Spot", "ZWEI, 2026-04-01 21:00:00+02:00, Spot"
+    moved = f"known as {was} before, now as {now}"
     for told in (moved, ""):
         report = night()
         assert [(row.file, row.outcome, row.reason) for row in report.rows] == [(second.name, "known", told)]
@@ -190,7 +191,8 @@ def test_a_correction_outlasts_the_name_and_the_night_reads_the_file_no_more(
     assert [(row.outcome, row.reason) for row in night().rows] == [("known", "")]
     assert not [path for path in opened if path.startswith(str(inbox))]
     store.correct_episode(1, None)
-    told = "known as ZWEI, 2026-03-31 20:20:00, Late show before, now as EINS, 2026-03-31 20:15:00, Show"
+    was, now = "ZWEI, 2026-03-31 20:20:00+02:00, Late show", "EINS, 2026-03-31 20:15:00+02:00, Show"
+    told = f"known as {was} before, now as {now}"
     for reason in (told, ""):
         assert [(row.outcome, row.reason) for row in night().rows] == [("known", reason)]
 

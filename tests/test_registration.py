@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from bgm_pipeline.errors import InputError
-from bgm_pipeline.registration import refuse_another
+from bgm_pipeline.registration import airing, refuse_another
 from bgm_pipeline.settings import InboxSettings
 from bgm_pipeline.types import Episode
 
@@ -32,6 +33,14 @@ def test_other_bytes_pass_only_where_the_name_tells_all_that_was_told(told: Epis
     assert is_taken(told, "the same", "the same")
     assert is_taken(told, "whatever", None)
     assert is_taken(told, "another", "the former") == passes
+
+
+def test_the_two_moments_of_the_hour_that_comes_twice_are_told_apart() -> None:
+    first = Episode(REC, "EINS", "Show", datetime(2026, 10, 25, 0, 30, tzinfo=UTC))
+    second = Episode(REC, "EINS", "Show", datetime(2026, 10, 25, 1, 30, tzinfo=UTC))
+    paris = ZoneInfo("Europe/Paris")
+    assert airing(first, paris) == "EINS, 2026-10-25 02:30:00+02:00, Show"
+    assert airing(second, paris) == "EINS, 2026-10-25 02:30:00+01:00, Show"
 
 
 def test_a_name_tells_what_the_database_says_however_its_accents_are_made_up() -> None:

@@ -90,7 +90,7 @@ def test_of_two_files_with_the_same_bytes_the_first_counts_night_after_night(
     assert night() == "1 known"
     assert query.episodes(store)["channel"].tolist() == ["ZWEI"]
     (told,) = (one for one in client.read_artifacts() if one.key == "night" and "known as EINS" in one.data)
-    assert "before, now as ZWEI, 2026-04-01 21:00:00, Spot" in told.data
+    assert "before, now as ZWEI, 2026-04-01 21:00:00+02:00, Spot" in told.data
 
 
 def test_a_flow_run_that_is_late_or_retried_takes_no_newer_title_away(
