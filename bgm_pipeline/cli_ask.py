@@ -134,14 +134,18 @@ def events(
 
 def labels(
     episode: EpisodeArgument,
-    format: Annotated[LabelFormat, typer.Option(help="label track, or subtitles")] = "audacity",
+    format: Annotated[
+        LabelFormat | None,
+        typer.Option(help="else subtitles where the name of -o ends in .vtt, else a label track"),
+    ] = None,
     out: Out = None,
 ) -> None:
     """Writes an episode's music events as labels for Audacity, or as subtitles for a player."""
     from bgm_pipeline import exports
 
+    form = format or ("webvtt" if out and out.suffix.lower() == ".vtt" else "audacity")
     with _store() as store:
-        text = exports.labels(store, episode, format)
+        text = exports.labels(store, episode, form)
     if out is None:
         typer.echo(text, nl=False)
     else:

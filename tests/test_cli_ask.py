@@ -193,6 +193,9 @@ def test_labels(bgm: Bgm, tmp_path: Path) -> None:
     path = tmp_path / "music.vtt"
     assert bgm("labels", "1", "--format", "webvtt", "-o", str(path)).stdout == ""
     assert path.read_text().startswith("WEBVTT\n\n00:00:00.000 --> 00:00:12.000\n")
+    for options, start in (("", "WEBVTT\n"), ("--format audacity", "0.000000\t12.000000\t")):
+        assert bgm("labels", "1", "-o", str(path), *options.split()).exit_code == 0
+        assert path.read_text().startswith(start)
 
 
 def test_a_stem_is_cut_by_seconds_or_timecode_and_silence_is_told(bgm: Bgm, tmp_path: Path) -> None:
