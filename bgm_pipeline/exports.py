@@ -130,8 +130,8 @@ def _write_parquet(frames: Iterator[DataFrame], file: BinaryIO) -> None:
 
 def _with_named_zones(frame: DataFrame) -> DataFrame:
     """With moments in UTC where no program could look their zone up, as one without a name."""
-    moments = frame.select_dtypes("datetimetz")
-    nameless = [name for name in moments if not _is_known(str(moments[name].dt.tz))]
+    moments = frame.select_dtypes("datetimetz").columns
+    nameless = [name for name in moments if not _is_known(str(frame[name].dt.tz))]
     return frame.assign(**{name: frame[name].dt.tz_convert("UTC") for name in nameless})
 
 
