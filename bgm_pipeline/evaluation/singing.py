@@ -6,6 +6,7 @@ where it hears singing; the report names the places, for ears to judge.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from bgm_pipeline.pipeline import Networks, StageTimer, heard, separated
 from bgm_pipeline.settings import Settings
 from bgm_pipeline.timebase import SEGMENT_S, SEGMENT_SAMPLES, s_to_samples
 from bgm_pipeline.training.corpus import SPLITS, Progress
-from bgm_pipeline.training.mixing import active_rms
+from bgm_pipeline.training.mixing import active_rms, playing
 from bgm_pipeline.types import Block, Samples
 
 SUNG_FROM = 0.5
@@ -30,6 +31,9 @@ SUNG_FROM = 0.5
 
 UNSUNG_TO = 0.05
 """And as instrumental below this: what singing is held against."""
+
+AUDIBLE_FROM = 0.9
+"""It is measured only if so much of it holds music that can be heard: nobody sings in a silence, either."""
 
 LEVELS_DB = (0, -10)
 
@@ -88,6 +92,16 @@ def places(folder: Path, split: str, paths: Sequence[Path], progress: Callable[[
     return found
 
 
+def instrumental(folder: Path, unsung: Sequence[Place], count: int) -> list[Place]:
+    """So many of these places, spread over them, in which music can be heard; fewer if there are fewer."""
+    found: list[Place] = []
+    for at in range(min(count, len(unsung))):
+        from_there = (place for place in unsung[at * len(unsung) // count :] if place not in found)
+        heard = (place for place in from_there if playing(_music(folder, place)).mean() >= AUDIBLE_FROM)
+        found += islice(heard, 1)
+    return found
+
+
 def evaluate(
     tests: TestSet, networks: Networks, settings: Settings, progress: Progress
 ) -> tuple[list[Place], list[Finding]]:
@@ -115,7 +129,7 @@ def evaluate(
     sung = sorted((place for place in all_places if place.is_sung), key=lambda place: -place.singing)
     chosen = [place for place in sung if place.split == tests.split][:_PLACES]
     others = [place for place in all_places if not place.is_sung and place.split == tests.split]
-    spread = [others[at * len(others) // len(chosen)] for at in range(min(len(chosen), len(others)))]
+    spread = instrumental(tests.folder, others, len(chosen))
     findings = []
     for number, place in enumerate((*chosen, *spread)):
         findings.append(measure(place, number, tests, networks, settings))
@@ -125,8 +139,7 @@ def evaluate(
 
 def measure(place: Place, number: int, tests: TestSet, networks: Networks, settings: Settings) -> Finding:
     """What becomes of a place by itself, and under speech of the tested split that `number` draws."""
-    path = tests.folder / place.track
-    music, _ = soundfile.read(path, SEGMENT_SAMPLES, s_to_samples(place.start_s), dtype="float32")
+    music = _music(tests.folder, place)
     alone, found = _separate_and_find(music, networks, settings)
     kept_db = 10 * np.log10((np.square(alone).sum() + 1e-12) / (np.square(music).sum() + 1e-12))
     mixer, rng = mixer_of(tests), np.random.default_rng([tests.seed, number, 2])
@@ -141,6 +154,13 @@ def measure(place: Place, number: int, tests: TestSet, networks: Networks, setti
         ratios.append(judge(estimate, gain * music, gain * words).si_sdr)
         shares.append(share)
     return Finding(place, float(kept_db), found, tuple(ratios), tuple(shares))
+
+
+def _music(folder: Path, place: Place) -> Samples:
+    samples, _ = soundfile.read(
+        folder / place.track, SEGMENT_SAMPLES, s_to_samples(place.start_s), dtype="float32"
+    )
+    return samples
 
 
 def _separate_and_find(mixture: Samples, networks: Networks, settings: Settings) -> tuple[Samples, float]:
