@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ class Findings:
     alone: dict[What, float] = field(default_factory=dict)
     """Share of the time in which music was reported, by sound, 0..1."""
     under_speech: dict[int, float] = field(default_factory=dict)
-    """The same of the time in which music plays under speech, by its level to the speech, dB."""
+    """The same of the time in which music plays under speech, by its level to the speech, dB; nan where none
+    can be heard."""
 
     def add(self, kind: str, broadcast: PseudoBroadcast, found: Sequence[Span]) -> None:
         """Takes in a programme."""
@@ -244,15 +246,19 @@ def missed_table(report: Report) -> pd.DataFrame:
     rows = []
     for name, findings in {"ours": report.ours, **report.rivals}.items():
         found = [findings.alone[MUSIC], *(findings.under_speech[level_db] for level_db in LEVELS_DB)]
-        rows.append((name, *(f"{_HOUR_S * (1 - share):.0f} ({1 - share:.1%})" for share in found)))
+        rows.append((name, *map(_missed, found)))
     columns = ["alone, s/h", *(f"at {level_db} dB, s/h" for level_db in LEVELS_DB)]
     return pd.DataFrame(rows, columns=["detector", *columns])
 
 
+def _missed(share: float) -> str:
+    """A cell of the table of missed music, by the share that was found."""
+    return "none can be heard" if isnan(share) else f"{_HOUR_S * (1 - share):.0f} ({1 - share:.1%})"
+
+
 def _share(heard: Sequence[Span], broadcast: PseudoBroadcast, finder: Rival) -> float:
-    """Of the time that was to be looked at, the share in which music was reported."""
-    found = by_frames(heard, finder(broadcast.mixture), len(broadcast.mixture))
-    return found.matched / found.reference
+    """Of the time that was to be looked at, the share in which music was reported; nan if there is none."""
+    return by_frames(heard, finder(broadcast.mixture), len(broadcast.mixture)).recall
 
 
 def _judged(

@@ -1,7 +1,10 @@
 """The figures of the report on detection are those of detectors whose answers are known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 from made_up import made_up_corpus
 
 from bgm_pipeline.calibration import FEATURES
@@ -16,13 +19,14 @@ from bgm_pipeline.evaluation.report import (
     evaluate,
     false_table,
     missed_table,
+    write,
 )
 from bgm_pipeline.models import registry
 from bgm_pipeline.pipeline import Networks
 from bgm_pipeline.segments import Chunk
 from bgm_pipeline.separation import Separator
 from bgm_pipeline.settings import load_settings
-from bgm_pipeline.timebase import SCORE_HOP_SAMPLES
+from bgm_pipeline.timebase import SAMPLE_RATE, SCORE_HOP_SAMPLES
 from bgm_pipeline.training.corpus import Corpus
 
 HOPS_A_SEGMENT = 120
@@ -61,6 +65,18 @@ def test_false_and_missed_music_is_what_each_detector_said(corpus: Corpus) -> No
         assert everything["frame precision"] == pytest.approx(broadcast.playing.mean(), abs=0.01)
     truths = [held for broadcast in made.values() for held in holds_music(broadcast)]
     assert [held for _, held in report.probabilities] == truths
+
+
+def test_where_no_music_can_be_heard_under_soft_speech_the_report_says_so(tmp_path: Path) -> None:
+    corpus = made_up_corpus(tmp_path, "test")
+    for clip in corpus.select("test", "speech"):
+        samples, _ = soundfile.read(tmp_path / clip.path)
+        soundfile.write(tmp_path / clip.path, samples / 10, SAMPLE_RATE)
+    settings, plan = load_settings(model="passthrough", device="cpu"), Plan("test", 0.4, (11,))
+    report = evaluate(corpus, Networks(settings), settings, plan, {"nothing": lambda mixture: []})
+    text = write(report, plan, "soft", "With it.", "bgm evaluate", tmp_path / "out").read_text()
+    assert "| nothing | 3600 (100.0%) | 3600 (100.0%) | 3600 (100.0%) |" in text
+    assert text.count("| none can be heard |\n") == 2
 
 
 class TruthfulDetector(Detector):
