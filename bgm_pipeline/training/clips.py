@@ -1,7 +1,9 @@
 """One recording of any format made into one clip of a corpus: 16 kHz mono FLAC, trimmed and levelled."""
 
+import hashlib
 import io
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -61,14 +63,16 @@ def convert_clip(recording: Path, clip: Path, kind: Kind) -> ClipAudio:
     Music keeps its level and its silences. Speech loses the silence at both ends (10 ms frames more than
     40 dB below the loudest one, or below -60 dBFS; 30 ms are left) and is levelled to -23 dBFS RMS. Other
     sounds are trimmed and keep their level. The file appears whole or not at all; one that is already there
-    and newer than the recording is kept as it is.
+    and was made of these very bytes is kept as it is. Dates would not tell: a recording is mostly older than
+    the clip that was made of another one.
 
     Raises:
         UnusableClip: the recording holds no audio that ffmpeg can read, too little of it, or samples that are
             no numbers.
         InputError: the clip cannot be written, or one that is already there is damaged.
     """
-    if not (clip.is_file() and clip.stat().st_mtime >= recording.stat().st_mtime):
+    mark = _mark(recording)
+    if not (clip.is_file() and _mark_in(clip) == mark):
         samples = decode(recording)
         if not np.isfinite(samples).all():
             raise UnusableClip("samples that are not finite numbers")
@@ -78,11 +82,9 @@ def convert_clip(recording: Path, clip: Path, kind: Kind) -> ClipAudio:
             raise UnusableClip(f"shorter than {MIN_DURATION_S[kind]:g} s")
         if float(np.abs(samples).max()) < _SILENCE:
             raise UnusableClip("silence")
-        _write_flac(clip, limit_peak(level(samples, SPEECH_RMS_DB) if kind == "speech" else samples))
-    try:
-        written, _ = soundfile.read(clip, dtype="int16")
-    except (soundfile.LibsndfileError, ValueError) as error:
-        raise InputError(f"{clip}: damaged; delete it and build the corpus again") from error
+        _write_flac(clip, limit_peak(level(samples, SPEECH_RMS_DB) if kind == "speech" else samples), mark)
+    with _opened(clip) as file:
+        written = file.read(dtype="int16")
     return ClipAudio(
         duration_s=samples_to_s(written.size),
         rms_db=rms_db(written.astype(np.float32) / 32768),
@@ -143,10 +145,35 @@ def rms_db(samples: Samples) -> float:
     return float(20 * np.log10(np.sqrt(np.mean(np.square(samples, dtype=np.float64))) + _SILENCE))
 
 
-def _write_flac(path: Path, samples: Samples) -> None:
+def _mark(recording: Path) -> str:
+    """Of a recording's bytes; its clip holds it as a comment."""
+    try:
+        with recording.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UnusableClip(f"cannot be read ({error.strerror})") from None
+
+
+def _mark_in(clip: Path) -> str:
+    with _opened(clip) as file:
+        return file.comment
+
+
+@contextmanager
+def _opened(clip: Path) -> Iterator[soundfile.SoundFile]:
+    try:
+        with soundfile.SoundFile(clip) as file:
+            yield file
+    except (soundfile.LibsndfileError, ValueError) as error:
+        raise InputError(f"{clip}: damaged; delete it and build the corpus again") from error
+
+
+def _write_flac(path: Path, samples: Samples, comment: str) -> None:
     # By way of memory: a file that libsndfile closes on a full disk is cut short, and nothing says so.
     encoded = io.BytesIO()
-    soundfile.write(encoded, samples, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+    with soundfile.SoundFile(encoded, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
+        file.comment = comment
+        file.write(samples)
     partial = path.with_suffix(".partial")
     try:
         with writing(path, BUILD_AGAIN):

@@ -359,6 +359,28 @@ def test_a_changed_recording_is_converted_again(tmp_path: Path) -> None:
     assert clip.duration_s == 13
 
 
+def test_another_folder_of_the_same_names_gives_its_own_sound(tmp_path: Path) -> None:
+    write(tmp_path / "speech/a.wav", tone(1))
+    for year, hz in (("2023", 300), ("2024", 3000)):
+        os.utime(write(tmp_path / year / "music/CD1/01.wav", tone(11, hz)), (1e9, 1e9))
+        build_from_folders(
+            tmp_path / "corpus", tmp_path / year / "music", tmp_path / "speech", valid_share=0, test_share=0
+        )
+        [clip] = load_corpus(tmp_path / "corpus").select("train", "music")
+        samples, _ = soundfile.read(tmp_path / "corpus" / clip.path)
+        assert np.abs(np.fft.rfft(samples)).argmax() / clip.duration_s == hz
+
+
+def test_a_clip_is_not_made_anew_when_its_recording_has_another_date_alone(tmp_path: Path) -> None:
+    write(tmp_path / "speech/a.wav", tone(1))
+    recording = write(tmp_path / "music/a.wav", tone(11))
+    [clip] = build_unsplit(tmp_path).select("train", "music")
+    written = (tmp_path / "corpus" / clip.path).stat().st_mtime_ns
+    os.utime(recording, (4e9, 4e9))
+    build_unsplit(tmp_path)
+    assert (tmp_path / "corpus" / clip.path).stat().st_mtime_ns == written
+
+
 def build_unsplit(folder: Path) -> Corpus:
     return build_from_folders(
         folder / "corpus", folder / "music", folder / "speech", valid_share=0, test_share=0
