@@ -203,12 +203,12 @@ def build_from_folders(
     for kind, root in kinds:
         if not root.is_dir():
             raise InputError(f"{root}: not a folder; name a folder of {kind}")
-        name = root.resolve().name
+        name = _printable(root.resolve().name)
         recordings = [path for path in sorted(root.rglob("*")) if path.is_file()]
-        sources = {path: path.relative_to(root).with_suffix("").parts[0] for path in recordings}
+        sources = {path: _printable(path.relative_to(root).with_suffix("").parts[0]) for path in recordings}
         splits = _split_sources(set(sources.values()), valid_share, test_share)
         jobs = [
-            _Job(path, path.relative_to(root).as_posix(), splits[source], kind, name, source)
+            _Job(path, _printable(path.relative_to(root).as_posix()), splits[source], kind, name, source)
             for path, source in sources.items()
         ]
         build.convert(name, "", "", jobs, [_own_path(job) for job in jobs])
@@ -382,6 +382,11 @@ def _own_path(job: _Job) -> Path:
 
 def _folder_of(job: _Job) -> Path:
     return Path("audio", job.split, job.kind, _plain(job.source))
+
+
+def _printable(name: str) -> str:
+    """A name in which bytes that are no UTF-8 are spelt out, so that it can be written into a table."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _plain(name: str) -> str:

@@ -348,6 +348,21 @@ def test_a_name_as_long_as_names_may_be_gives_a_clip(tmp_path: Path) -> None:
     assert build_unsplit(tmp_path).select("train", "music")
 
 
+def test_names_that_are_not_utf_8_are_names_like_others(tmp_path: Path) -> None:
+    write(tmp_path / "speech/a.wav", tone(1))
+    write(tmp_path / "music/band/1.wav", tone(11))
+    (tmp_path / "music/band" / os.fsdecode(b"M\xfcller cover.jpg")).write_bytes(b"no sound")
+    write(tmp_path / "music/band/2.wav", tone(12)).rename(
+        tmp_path / "music/band" / os.fsdecode(b"M\xfcller 2.wav")
+    )
+    (tmp_path / "music/band").rename(tmp_path / "music" / os.fsdecode(b"M\xfcller"))
+    corpus = build_unsplit(tmp_path)
+    assert [clip.duration_s for clip in corpus.select("train", "music")] == [11, 12]
+    assert {clip.source for clip in corpus.select("train", "music")} == {r"M\xfcller"}
+    [dropped] = rows_of(tmp_path / "corpus/dropped.csv")
+    assert dropped["recording"] == r"M\xfcller/M\xfcller cover.jpg"
+
+
 def test_a_changed_recording_is_converted_again(tmp_path: Path) -> None:
     music, speech = tmp_path / "music", tmp_path / "speech"
     write(speech / "a.wav", tone(1))
