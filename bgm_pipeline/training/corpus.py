@@ -21,6 +21,7 @@ from typing import Any, TypeVar, get_args
 
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.folders import make_folder, writing
+from bgm_pipeline.timebase import SEGMENT_S
 from bgm_pipeline.training import debian
 from bgm_pipeline.training.clips import BUILD_AGAIN, ClipAudio, Kind, UnusableClip, convert_clip
 
@@ -189,7 +190,8 @@ def build_from_folders(
     The top-level subfolder of a recording is its source (a composer, a speaker: never in two splits); without
     one, the recording is its own. A hash of the source's name decides its split, the same on every machine;
     a wanted split that would stay empty gets one source of its own. Too few sources for a test split are
-    warned of. What the folder holds of own recordings is made anew; what it holds of Debian packages stays.
+    warned of, and utterances without a subfolder. What the folder holds of own recordings is made anew; what
+    it holds of Debian packages stays.
 
     Raises:
         InputError: a folder is missing, cannot be written to or gives nothing, or what there is cannot be
@@ -211,11 +213,15 @@ def build_from_folders(
             _Job(path, _printable(path.relative_to(root).as_posix()), splits[source], kind, name, source)
             for path, source in sources.items()
         ]
-        build.convert(name, "", "", jobs, [_own_path(job) for job in jobs])
+        paths = [_own_path(job) for job in jobs]
+        build.convert(name, "", "", jobs, paths)
         heard = {clip.source for clip in build.clips if clip.kind == kind}
         if not heard:
             raise InputError(f"{root}: gives no {kind} for training ({len(recordings)} files read)")
         silent |= set(sources.values()) - heard
+        if kind == "speech":
+            loose = {path for job, path in zip(jobs, paths, strict=True) if job.recording.parent == root}
+            _warn_of_utterances([clip for clip in build.clips if clip.path in loose], root)
     _check_filled(build, dict(kinds), _wanted_splits(valid_share, test_share), silent)
     earlier.resume()
     build.take_over(earlier, set(debian.recipes_by_package(SPLITS)))
@@ -244,6 +250,20 @@ def _check_filled(build: "_Build", roots: dict[Kind, Path], wanted: list[str], s
     if any(split != "test" for split, _ in empty):
         raise InputError(lack)
     log.warning("%s; it can be trained on, but not evaluated", lack)
+
+
+def _warn_of_utterances(loose: list[Clip], root: Path) -> None:
+    """Tell of files beside the subfolders that are too short to be all that a speaker says."""
+    short = sum(clip.duration_s < SEGMENT_S for clip in loose)
+    if short:
+        log.warning(
+            "%s: files beside subfolders count as a speaker each, and %d of them last less than %g s: "
+            "mixtures repeat them, and a voice can be in two splits; put each speaker's files into a folder "
+            "of their own",
+            root,
+            short,
+            SEGMENT_S,
+        )
 
 
 def _wanted_splits(valid_share: float, test_share: float) -> list[str]:

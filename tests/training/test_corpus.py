@@ -518,6 +518,20 @@ def test_what_took_a_split_without_a_clip_is_named(tmp_path: Path) -> None:
         build_from_folders(tmp_path / "corpus", tmp_path / "music", tmp_path / "speech")
 
 
+def test_utterances_that_would_each_be_a_speaker_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "music/a.wav", tone(11))
+    for number in range(3):
+        write(tmp_path / f"speech/{number}.wav", tone(1, 300 + 50 * number))
+        write(tmp_path / f"speech/voice/{number}.wav", tone(1, 600 + 50 * number))
+    write(tmp_path / "speech/interview.wav", tone(13))
+    build_unsplit(tmp_path)
+    [message] = caplog.messages
+    assert "count as a speaker each, and 3 of them last less than 12 s" in message
+    assert "put each speaker's files into a folder of their own" in message
+
+
 # Reading
 
 
