@@ -75,7 +75,7 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="at its highest; else 0.002, or the protocol's")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="other seeds, other mixtures; else 1")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="other seeds, other mixtures; else 1")] = None,
     validate_every_s: Annotated[float, typer.Option(min=0, help="seconds between validations")] = 600.0,
     validation_crops: Annotated[int, typer.Option(min=1)] = 24,
     bfloat16: Annotated[

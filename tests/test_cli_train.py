@@ -56,6 +56,7 @@ def folder(tmp_path: Path) -> Path:
         ("train", "--validation-crops", "0"),
         ("train", "--steps", "-1"),
         ("train", "--hours", "-1"),
+        ("train", "--seed", "-1"),
         ("train", "--validate-every-s", "-1"),
         ("calibrate", "--programmes", "0"),
         ("calibrate", "--minutes", "0"),

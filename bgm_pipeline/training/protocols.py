@@ -56,7 +56,7 @@ class TrainingSettings:
             InputError: a value is too small, or is no number.
         """
         least = {
-            **dict.fromkeys(("steps", "hours", "weight_decay", "warmup", "ema_decay"), 0),
+            **dict.fromkeys(("steps", "hours", "weight_decay", "warmup", "ema_decay", "seed"), 0),
             **dict.fromkeys(("validate_every_s", "checkpoint_every_s", "loader_processes"), 0),
             **dict.fromkeys(("batch_size", "validation_crops"), 1),
             "crop_frames": FRAME_MULTIPLE,

@@ -379,6 +379,7 @@ def test_the_shortest_crop_trains(folder: Path, tmp_path: Path, name: str) -> No
         ("hours", float("nan")),
         ("crop_frames", TrainingSettings.frames_of(0.03)),
         ("batch_size", 0),
+        ("seed", -1),
         ("validation_crops", 0),
         ("validate_every_s", -1),
         ("learning_rate", 0),
