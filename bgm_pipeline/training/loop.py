@@ -146,7 +146,8 @@ class _Training:
         self.module = network.build().to(device).to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.module, avg_fn=self.averaged, use_buffers=True)
         self.teacher = registry.load(settings.teacher) if settings.teacher else None
-        self.objective = objective_for(network, settings.loss, self.teacher).to(device)
+        objective = objective_for(network, settings.loss, self.teacher).to(device)
+        self.objective = objective.to(memory_format=torch.channels_last)  # its teacher has convolutions, too
         self.optimiser = optimiser_for(
             settings.optimiser, self.module.parameters(), settings.learning_rate, settings.weight_decay
         )
