@@ -88,7 +88,7 @@ def timeline_of(store: Store, episode_id: int, settings: Settings) -> Timeline:
     """What the database knows of an episode, its stems, and its file's level if the file is still there.
 
     Raises:
-        InputError: there is no such episode, or it has no finished run.
+        InputError: there is no such episode, or no results of it are shown.
         StoreError: a stem cannot be read.
     """
     from pandas import isna  # noqa: PLC0415
@@ -96,13 +96,14 @@ def timeline_of(store: Store, episode_id: int, settings: Settings) -> Timeline:
 
     from bgm_pipeline import query  # noqa: PLC0415
     from bgm_pipeline.media.ffmpeg import shown  # noqa: PLC0415
+    from bgm_pipeline.store.attempts import nothing_shown  # noqa: PLC0415
     from bgm_pipeline.store.orm import RunRow  # noqa: PLC0415
     from bgm_pipeline.store.span import stem_span  # noqa: PLC0415
 
     zone = settings.inbox.zone
     known = query.episodes(store, episode_id=episode_id, tz=zone)
     if known.empty or known["run_id"].isna().all():
-        raise InputError(f"episode {episode_id} has no finished run; bgm episodes shows what there is")
+        raise nothing_shown(store, episode_id)
     episode = known.iloc[0]
     with store.reading() as connection:
         run = connection.execute(
