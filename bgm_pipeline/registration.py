@@ -10,7 +10,7 @@ from bgm_pipeline.media.probe import sha256_of
 from bgm_pipeline.naming import Told, compile_patterns, read_name
 from bgm_pipeline.settings import InboxSettings
 from bgm_pipeline.store.repository import Store
-from bgm_pipeline.store.rows import kept_path
+from bgm_pipeline.store.rows import kept_path, values_told
 from bgm_pipeline.types import Episode
 
 
@@ -99,8 +99,8 @@ def _moved(before: Episode, after: Episode, zone: tzinfo) -> Iterator[str]:
 
 def _is_contradicted(known: Episode, told: Episode | Told) -> bool:
     """Whether something else is told of channel, title or air time than is known; not where nothing was."""
-    names = ("channel", "title", "air_start")
-    return any((was := getattr(known, name)) and was != getattr(told, name) for name in names)
+    was, now = values_told(known), values_told(Episode(Path(), told.channel, told.title, told.air_start))
+    return any(now.get(name) != value for name, value in was.items())
 
 
 def places_taken(episode_ids: Iterable[int]) -> list[str]:

@@ -72,7 +72,8 @@ class StoppedError(Exception):
 def run_up(
     settings: Settings, place: Place, inbox: Path, *, workers: int, now: bool, say: Callable[[str], None]
 ) -> None:
-    """Starts everything, says when it is ready, and keeps it running until SIGINT, SIGTERM or SIGHUP.
+    """Starts everything, says when it is ready, and keeps it running until SIGINT, SIGTERM or, but
+    for nohup, SIGHUP.
 
     Args:
         inbox: the folder that is looked through every night.
@@ -98,7 +99,8 @@ def run_up(
         children: list[Child] = []
         rescue = Rescue(api, environment, home / "logs")
         for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: it is to outlast its terminal
+            # nohup ignores it, so that what it starts outlasts its terminal.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _stop)
         try:
             _start(children, environment, api, place, settings, workers, now)

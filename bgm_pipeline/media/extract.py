@@ -7,7 +7,6 @@ ffmpeg decodes and resamples (one child, watched); the graph is built with ffmpe
 import math
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -46,7 +45,9 @@ _STATES_ITS_DURATION = frozenset({"mov", "matroska", "mxf", "gxf", "avi", "wav",
 _SHORT_S = 1.0
 _AHEAD_S = 5.0
 """A broadcast is cut where the picture may be seconds ahead of its sound: it is sent before it is due."""
-_LOOK_TIMEOUT_S = 1800.0
+_LOOK_TIMEOUT_S = 60.0
+_SLOWEST_BYTES_S = 2**20
+"""Of a disk that still counts as one that answers."""
 _PLACEHOLDER = "the input"
 _ELSEWHERE = "opening external track"
 """What ffmpeg says of a MOV whose data reference it does not follow."""
@@ -67,6 +68,7 @@ class AudioReader:
         self._settings = settings
         self._decoder: Decoder | None = None
         self._report: ExtractionReport | None = None
+        self._disk_fault = ""
 
     def __enter__(self) -> Self:
         self._decoder = Decoder(
@@ -91,7 +93,7 @@ class AudioReader:
 
         Raises:
             MediaInterruptedError: ffmpeg was killed, or gave no sign of life for
-                ``settings.silence_timeout_s``, or the disk failed.
+                ``settings.silence_timeout_s``, or the disk fails.
             MediaError: ffmpeg failed, found no audio at all, or more than ``settings.max_duration_s`` of it.
         """
         if self._decoder is None:
@@ -108,8 +110,7 @@ class AudioReader:
                 )
             yield Block(position, mixer.mix(stereo))
             position += len(stereo)
-        if self._decoder.disk_fault:
-            _rule_out_the_disk(self._info.path, self._decoder.disk_fault)
+        self._disk_fault = self._decoder.disk_fault
         if not position:
             if any(_ELSEWHERE in damage.message for damage in self._decoder.damage()):
                 raise MediaError(
@@ -130,11 +131,17 @@ class AudioReader:
     def report(self) -> ExtractionReport:
         """Duration, gaps and damage; known once all blocks have been read.
 
+        Where ffmpeg spoke of a failing disk, the file is looked at once more before that.
+
         Raises:
+            MediaInterruptedError: the disk failed, so that blocks are missing.
             RuntimeError: the blocks have not been read to the end.
         """
         if self._report is None:
             raise RuntimeError("the report is known when all blocks have been read")
+        if self._disk_fault:
+            _rule_out_the_disk(self._info, self._disk_fault)
+            self._disk_fault = ""
         return self._report
 
     @property
@@ -191,7 +198,7 @@ class AudioReader:
         return max(_ends_s(self._chosen).values(), default=info.duration_s)
 
 
-def _rule_out_the_disk(path: Path, fault: str) -> None:
+def _rule_out_the_disk(info: MediaInfo, fault: str) -> None:
     """Looks whether it is the file's own content that ffmpeg called an error of the disk.
 
     Then it comes back, though the whole file can be read. ffmpeg takes an error of the disk for the end of
@@ -200,11 +207,12 @@ def _rule_out_the_disk(path: Path, fault: str) -> None:
     Raises:
         MediaInterruptedError: the disk failed, or fails.
     """
+    path, timeout_s = info.path, _LOOK_TIMEOUT_S + info.size_bytes / _SLOWEST_BYTES_S
     sha256_of(path)
     options = [part for option, value in INPUT_OPTIONS.items() for part in (f"-{option}", value)]
     demuxed = ["-map", "0:a", "-c", "copy", "-f", "null", "-"]
     try:
-        again = run(["ffmpeg", "-v", "error", *options, "-i", input_url(path), *demuxed], _LOOK_TIMEOUT_S)
+        again = run(["ffmpeg", "-v", "error", *options, "-i", input_url(path), *demuxed], timeout_s)
     except ChildError as error:
         raise MediaInterruptedError(f"{shown(path)}: ffmpeg {error}") from None
     if not disk_fault(again.complaints, path):

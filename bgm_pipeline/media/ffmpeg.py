@@ -77,8 +77,8 @@ _DISK_FAULT = re.compile(
 )
 """Errors of a disk, or of a share; a demuxer calls broken content an input/output error, too."""
 
-_ENDED_BY_SIGNAL = 255
-"""ffmpeg's exit code after a SIGTERM."""
+_SIGNALLED = re.compile(r"\[info\] Exiting normally, received signal \d+")
+"""What ffmpeg says after a SIGTERM; its exit code is then 255, which means other things, too."""
 
 _OF_A_CUT = re.compile(r"PES packet size mismatch|Packet corrupt|corrupt input packet")
 _AT_A_CUT = 4
@@ -90,6 +90,19 @@ def failed_disk(path: Path, fault: str) -> MediaInterruptedError:
     return MediaInterruptedError(
         f"{shown(path)}: its disk failed while it was read ({fault}); see to the disk, then run it again"
     )
+
+
+def check_disk(path: Path) -> None:
+    """Looks whether a file can be read at all that ffmpeg spoke of as of a failing disk.
+
+    Raises:
+        MediaInterruptedError: the disk fails.
+    """
+    try:
+        with path.open("rb") as file:
+            file.read(_PIECE_BYTES)
+    except OSError as error:
+        raise failed_disk(path, error.strerror or str(error)) from error
 
 
 def is_of_a_cut(message: str, count: int) -> bool:
@@ -249,6 +262,7 @@ class Decoder:
         self._times: queue.SimpleQueue[tuple[int | None, int] | None] = queue.SimpleQueue()
         self._messages: dict[str, tuple[str, int]] = {}
         self._last_message = ""
+        self._was_signalled = False
         self.disk_fault = ""
         """What ffmpeg said of an error of the file's disk, which it may take for the end of the file."""
         self._last_sign_s = time.monotonic()
@@ -280,8 +294,8 @@ class Decoder:
         """All frames, in the order in which they were decoded.
 
         Raises:
-            MediaInterruptedError: ffmpeg was killed, gave no sign of life for too long, or failed since the
-                disk did.
+            MediaInterruptedError: ffmpeg was killed, gave no sign of life for too long, or failed on a disk
+                that fails.
             MediaError: ffmpeg failed.
         """
         while (announced := self._next_time()) is not None:
@@ -303,6 +317,8 @@ class Decoder:
                 if times := _TIMES.search(line):
                     pts = None if times[1] == "NOPTS" else int(times[1])
                     self._times.put((pts, int(times[2])))
+                elif _SIGNALLED.match(line):
+                    self._was_signalled = True
                 elif complaint := _COMPLAINT.search(line):
                     self._note(complaint["source"], complaint["text"])
         self._times.put(None)
@@ -358,14 +374,14 @@ class Decoder:
             self._check_sign_of_life(0)
             raise MediaInterruptedError(f"{shown(self._path)}: ffmpeg does not end; run it again") from None
         self._thread.join()
-        if code < 0 or code == _ENDED_BY_SIGNAL:
+        if code < 0 or (code > 0 and self._was_signalled):
             how = f"killed by signal {-code}" if code < 0 else "ended by a signal"
             raise MediaInterruptedError(
                 f"{shown(self._path)}: ffmpeg was {how} before the end; "
                 "check the machine's memory, then run it again"
             )
         if code > 0 and self.disk_fault:
-            raise failed_disk(self._path, self.disk_fault)
+            check_disk(self._path)
         if code > 0 and any(_TOO_OLD.search(text) for text, _ in self._messages.values()):
             raise MediaError(
                 f"ffmpeg 5.1 or newer is needed; this is {_version()}: install a newer one, or put it on PATH"

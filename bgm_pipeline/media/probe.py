@@ -15,6 +15,8 @@ from bgm_pipeline.media.ffmpeg import (
     INPUT_OPTIONS,
     ChildError,
     ChildSilentError,
+    Finished,
+    check_disk,
     disk_fault,
     failed_disk,
     input_url,
@@ -204,25 +206,32 @@ def _ffprobe(path: Path) -> dict[str, Any]:
     for option, value in INPUT_OPTIONS.items():
         arguments += [f"-{option}", value]
     arguments += ["-of", "json", "-show_format", "-show_streams", "-show_programs", input_url(path)]
-    try:
-        code, output, complaints = run(arguments, PROBE_TIMEOUT_S)
-    except ChildSilentError as error:
-        raise MediaInterruptedError(f"{shown(path)}: ffprobe {error}") from None
-    except ChildError as error:
-        raise MediaError(f"{shown(path)}: ffprobe {error}") from None
-    if code < 0:
-        raise MediaInterruptedError(
-            f"{shown(path)}: ffprobe was killed by signal {-code} before the end; "
-            "check the machine's memory, then run it again"
-        )
-    if code != 0 and (fault := disk_fault(complaints, path)):
-        raise failed_disk(path, fault)
+    code, output, complaints = _run_ffprobe(path, arguments)
+    if code != 0 and disk_fault(complaints, path):
+        check_disk(path)
+        # It may have been for a moment; of broken content a demuxer says the same again.
+        code, output, complaints = _run_ffprobe(path, arguments)
     if code != 0:
         raise MediaError(_diagnosis(path, complaints))
     found: dict[str, Any] = json.loads(output.decode(errors="replace"))
     if "format" not in found:
         raise MediaError(_diagnosis(path, ""))
     return found
+
+
+def _run_ffprobe(path: Path, arguments: Sequence[str]) -> Finished:
+    try:
+        finished = run(arguments, PROBE_TIMEOUT_S)
+    except ChildSilentError as error:
+        raise MediaInterruptedError(f"{shown(path)}: ffprobe {error}") from None
+    except ChildError as error:
+        raise MediaError(f"{shown(path)}: ffprobe {error}") from None
+    if finished.code < 0:
+        raise MediaInterruptedError(
+            f"{shown(path)}: ffprobe was killed by signal {-finished.code} before the end; "
+            "check the machine's memory, then run it again"
+        )
+    return finished
 
 
 def _diagnosis(path: Path, complaints: str) -> str:

@@ -129,7 +129,7 @@ def test_an_ffmpeg_that_somebody_ends_says_nothing_of_the_file(
     clicks: Path, stand_in: Callable[[str, str], Path]
 ) -> None:
     info = probe(clicks)
-    stand_in("ffmpeg", "exit 255")
+    stand_in("ffmpeg", "echo '[info] Exiting normally, received signal 15.' >&2; exit 255")
     with (
         pytest.raises(
             MediaInterruptedError, match=r"clicks.wav: ffmpeg was ended by a signal before the end"
@@ -149,10 +149,11 @@ def test_a_disk_that_fails_is_not_the_end_of_the_file(
     info, real, seen = probe(clicks), shutil.which("ffmpeg"), shlex.quote(str(tmp_path / "seen"))
     stand_in("ffmpeg", f'[ -e {seen} ] || {COMPLAINT}; touch {seen}; exec {real} "$@"')
     with (
-        pytest.raises(MediaInterruptedError, match=r"clicks.wav: its disk failed .*\(Input/output error\)"),
         open_audio(info, select_audio(info), MediaSettings()) as reader,
+        pytest.raises(MediaInterruptedError, match=r"clicks.wav: its disk failed .*\(Input/output error\)"),
     ):
-        list(reader)
+        assert list(reader)
+        _ = reader.report
 
 
 def test_broken_content_that_ffmpeg_calls_an_error_of_the_disk_is_damage(
@@ -166,19 +167,25 @@ def test_broken_content_that_ffmpeg_calls_an_error_of_the_disk_is_damage(
     assert "Input/output error" in damage.message
 
 
-@pytest.mark.parametrize(
-    ("program", "script"), [("ffprobe", f"{COMPLAINT}; exit 1"), ("ffmpeg", f"{COMPLAINT}; exit 251")]
-)
-def test_a_disk_that_fails_at_once_says_nothing_of_the_file(
-    clicks: Path, stand_in: Callable[[str, str], Path], program: str, script: str
+def test_a_disk_that_fails_for_a_moment_while_ffprobe_looks_is_looked_at_again(
+    clicks: Path, stand_in: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    info = probe(clicks)
-    stand_in(program, script)
-    with pytest.raises(MediaInterruptedError, match=r"clicks.wav: its disk failed while it was read"):
-        if program == "ffprobe":
-            probe(clicks)
-        with open_audio(info, select_audio(info), MediaSettings()) as reader:
-            list(reader)
+    real, seen = shutil.which("ffprobe"), shlex.quote(str(tmp_path / "seen"))
+    stand_in("ffprobe", f'[ -e {seen} ] || {{ touch {seen}; {COMPLAINT}; exit 1; }}; exec {real} "$@"')
+    assert probe(clicks).audio_streams
+
+
+@pytest.mark.parametrize("container", ["mkv", "flac", "dv"])
+def test_a_head_without_a_body_is_a_broken_file_and_no_broken_disk(folder: Path, container: str) -> None:
+    """ffprobe calls it an input/output error."""
+    path = folder / f"head.{container}"
+    whole = folder / f"whole.{container}"
+    tv = ("-f", "lavfi", "-i", "testsrc=s=720x576:r=25:d=1", "-pix_fmt", "yuv420p", "-ar", 48000)
+    ffmpeg("-f", "lavfi", "-i", "sine=d=1", *(tv if container == "dv" else ()), "-ac", 2, whole)
+    path.write_bytes(whole.read_bytes()[:64])
+    with pytest.raises(MediaError, match="not a media file that ffmpeg can read") as refused:
+        probe(path)
+    assert not isinstance(refused.value, MediaInterruptedError)
 
 
 def test_a_disk_that_fails_while_bytes_are_counted_says_nothing_of_the_file() -> None:
