@@ -549,7 +549,7 @@ def test_the_command_writes_a_table_or_json_and_its_exit_code_tells(
     monkeypatch.setenv("BGM_INBOX__FOLDER", str(inbox))
     result = bgm("--limit", 1)
     assert result.exit_code == 0
-    head, waiting, new, summary = result.stdout.splitlines()
+    head, new, waiting, summary = result.stdout.splitlines()
     assert waiting.split()[:2] == ["waiting", "c.wav"]
     assert new.index("00:00:03") == head.index("duration")
     assert "a b\\n番.wav" in new

@@ -176,10 +176,9 @@ def test_a_disk_that_fails_for_a_moment_while_ffprobe_looks_is_looked_at_again(
 
 
 @pytest.mark.parametrize("container", ["mkv", "flac", "dv"])
-def test_a_head_without_a_body_is_a_broken_file_and_no_broken_disk(folder: Path, container: str) -> None:
+def test_a_head_without_a_body_is_a_broken_file_and_no_broken_disk(tmp_path: Path, container: str) -> None:
     """ffprobe calls it an input/output error."""
-    path = folder / f"head.{container}"
-    whole = folder / f"whole.{container}"
+    path, whole = tmp_path / f"head.{container}", tmp_path / f"whole.{container}"
     tv = ("-f", "lavfi", "-i", "testsrc=s=720x576:r=25:d=1", "-pix_fmt", "yuv420p", "-ar", 48000)
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", *(tv if container == "dv" else ()), "-ac", 2, whole)
     path.write_bytes(whole.read_bytes()[:64])
