@@ -252,8 +252,7 @@ def labels(store: Store, episode_id: int, form: LabelFormat) -> str:
     from bgm_pipeline import query  # noqa: PLC0415
     from bgm_pipeline.store.attempts import nothing_shown  # noqa: PLC0415
 
-    known = query.episodes(store, episode_id=episode_id, tz=UTC)
-    if known.empty or known["run_id"].isna().all():
+    if not store.is_shown(episode_id):
         raise nothing_shown(store, episode_id)
     spans = [
         (row["start_s"], row["end_s"], _label(row["music_probability"], row["music_to_speech_db"]))

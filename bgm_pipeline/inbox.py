@@ -6,7 +6,6 @@
 import os
 import re
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -15,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.inbox_table import Table, read_table
 from bgm_pipeline.media.ffmpeg import shown
-from bgm_pipeline.naming import Told, compile_patterns, overlay, read_name
+from bgm_pipeline.naming import Told, compile_patterns, one_spelling, overlay, read_name
 from bgm_pipeline.settings import InboxSettings
 from bgm_pipeline.types import Episode
 
@@ -84,7 +83,7 @@ def scan_inbox(folder: Path, settings: InboxSettings, sleep: Callable[[float], N
         if not _is_media(name) or name in waiting:
             continue
         by_name = read_name(_stem(name), patterns, settings.name_zone)
-        told = overlay(by_file.get(_normal(name), Told()), by_name)
+        told = overlay(by_file.get(one_spelling(name), Told()), by_name)
         if told.note:
             notes.append(f"{shown(name)}: {told.note}")
         episode = Episode(folder / name, told.channel, told.title, told.air_start)
@@ -164,7 +163,7 @@ def _look(path: Path) -> tuple[int, int] | None:
 
 def _read_tables(folder: Path, names: list[str], zone: tzinfo) -> tuple[dict[str, Told], list[Table]]:
     """What tables tell of files, by their normal names: first counts a file's own, then the nearest."""
-    here = {_normal(_whole_name(name)) for name in names}
+    here = {one_spelling(_whole_name(name)) for name in names}
     owners = {_stem(name): PurePosixPath(name).name for name in filter(_is_media, names)}
     by_file: dict[str, Told] = {}
     tables = []
@@ -176,7 +175,7 @@ def _read_tables(folder: Path, names: list[str], zone: tzinfo) -> tuple[dict[str
         table = read_table(folder / path, zone, owner)
         tables.append(table)
         for target, told in table.told.items():
-            file = _normal(os.path.normpath(path.parent / target))
+            file = one_spelling(os.path.normpath(path.parent / target))
             by_file[file] = overlay(told, by_file.get(file, Told()))
             if file not in here:
                 table.notes.append(f"{shown(folder / path)}: {shown(target)} is not here (yet)")
@@ -185,11 +184,6 @@ def _read_tables(folder: Path, names: list[str], zone: tzinfo) -> tuple[dict[str
 
 def _is_inbox_table(path: PurePosixPath) -> bool:
     return path.name.lower() == "inbox.csv"
-
-
-def _normal(name: str) -> str:
-    """One spelling of a name, however its accents are made up."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _air_order(found: FoundFile) -> tuple[bool, float, str]:

@@ -46,6 +46,11 @@ def overlay(upper: Told, lower: Told) -> Told:
     )
 
 
+def one_spelling(text: str) -> str:
+    """The text with its accents made up in one way; names of files from a Mac have them apart."""
+    return unicodedata.normalize("NFC", text)
+
+
 def compile_patterns(patterns: str) -> tuple[re.Pattern[str], ...]:
     """Templates, with ``|`` between them, as regular expressions for a path's end without its suffix.
 
@@ -55,17 +60,17 @@ def compile_patterns(patterns: str) -> tuple[re.Pattern[str], ...]:
     Raises:
         InputError: a template cannot be read; the message names it.
     """
-    templates = unicodedata.normalize("NFC", patterns).split("|")
+    templates = one_spelling(patterns).split("|")
     return tuple(_compile(template.strip()) for template in templates if template.strip())
 
 
 def read_name(name: str, patterns: tuple[re.Pattern[str], ...], zone: tzinfo) -> Told:
     """What a path below the inbox (with ``/``, without suffix) tells by the first template that fits.
 
-    Underscores in a title are spaces; accents are made up as in the database. Where none
-    fits, the title is the file's name and all else is empty.
+    Underscores in a title are spaces; accents are made up as in the database. Where none fits, the title is
+    the file's name and all else is empty.
     """
-    name = unicodedata.normalize("NFC", name)
+    name = one_spelling(name)
     for pattern in patterns:
         if match := pattern.fullmatch(name):
             parts = match.groupdict()

@@ -17,6 +17,7 @@ from bgm_pipeline.errors import MediaError, MediaInterruptedError
 from bgm_pipeline.media import downmix
 from bgm_pipeline.media.ffmpeg import (
     CHANNELS,
+    INPUT_ARGUMENTS,
     INPUT_OPTIONS,
     ChildError,
     Decoder,
@@ -209,10 +210,9 @@ def _rule_out_the_disk(info: MediaInfo, fault: str) -> None:
     """
     path, timeout_s = info.path, _LOOK_TIMEOUT_S + info.size_bytes / _SLOWEST_BYTES_S
     sha256_of(path)
-    options = [part for option, value in INPUT_OPTIONS.items() for part in (f"-{option}", value)]
-    demuxed = ["-map", "0:a", "-c", "copy", "-f", "null", "-"]
+    source, demuxed = [*INPUT_ARGUMENTS, "-i", input_url(path)], ["-map", "0:a", "-c", "copy"]
     try:
-        again = run(["ffmpeg", "-v", "error", *options, "-i", input_url(path), *demuxed], timeout_s)
+        again = run(["ffmpeg", "-v", "error", *source, *demuxed, "-f", "null", "-"], timeout_s)
     except ChildError as error:
         raise MediaInterruptedError(f"{shown(path)}: ffmpeg {error}") from None
     if not disk_fault(again.complaints, path):

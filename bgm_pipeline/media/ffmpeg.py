@@ -42,6 +42,9 @@ INPUT_OPTIONS: dict[str, str] = {
 }
 """Options of every input, of ffprobe and ffmpeg alike: both must number the streams in the same way."""
 
+INPUT_ARGUMENTS = tuple(part for option, value in INPUT_OPTIONS.items() for part in (f"-{option}", value))
+"""The same for a command line."""
+
 MEMORY_LIMIT_BYTES = 4 * 2**30
 """What a child may allocate: some forty times what a recording needs."""
 
@@ -83,6 +86,13 @@ _SIGNALLED = re.compile(r"\[info\] Exiting normally, received signal \d+")
 _OF_A_CUT = re.compile(r"PES packet size mismatch|Packet corrupt|corrupt input packet")
 _AT_A_CUT = 4
 """What a cut leaves of a frame is complained of so often, by all that look at it."""
+
+
+def ended_early(path: Path, program: str, how: str) -> MediaInterruptedError:
+    """The error that tells of a child which somebody ended, mostly the kernel where memory is short."""
+    return MediaInterruptedError(
+        f"{shown(path)}: {program} was {how} before the end; check the machine's memory, then run it again"
+    )
 
 
 def failed_disk(path: Path, fault: str) -> MediaInterruptedError:
@@ -374,21 +384,19 @@ class Decoder:
             self._check_sign_of_life(0)
             raise MediaInterruptedError(f"{shown(self._path)}: ffmpeg does not end; run it again") from None
         self._thread.join()
-        if code < 0 or (code > 0 and self._was_signalled):
+        if code == 0:
+            return
+        if code < 0 or self._was_signalled:
             how = f"killed by signal {-code}" if code < 0 else "ended by a signal"
-            raise MediaInterruptedError(
-                f"{shown(self._path)}: ffmpeg was {how} before the end; "
-                "check the machine's memory, then run it again"
-            )
-        if code > 0 and self.disk_fault:
+            raise ended_early(self._path, "ffmpeg", how)
+        if self.disk_fault:
             check_disk(self._path)
-        if code > 0 and any(_TOO_OLD.search(text) for text, _ in self._messages.values()):
+        if any(_TOO_OLD.search(text) for text, _ in self._messages.values()):
             raise MediaError(
                 f"ffmpeg 5.1 or newer is needed; this is {_version()}: install a newer one, or put it on PATH"
             )
-        if code > 0:
-            reason = self._last_message or f"exit code {code}"
-            raise MediaError(
-                f"{shown(self._path)}: ffmpeg cannot decode it ({reason}); "
-                "check the file with a player, or get it again"
-            )
+        reason = self._last_message or f"exit code {code}"
+        raise MediaError(
+            f"{shown(self._path)}: ffmpeg cannot decode it ({reason}); "
+            "check the file with a player, or get it again"
+        )

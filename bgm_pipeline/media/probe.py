@@ -12,12 +12,13 @@ from typing import Any
 
 from bgm_pipeline.errors import InputError, MediaError, MediaInterruptedError
 from bgm_pipeline.media.ffmpeg import (
-    INPUT_OPTIONS,
+    INPUT_ARGUMENTS,
     ChildError,
     ChildSilentError,
     Finished,
     check_disk,
     disk_fault,
+    ended_early,
     failed_disk,
     input_url,
     run,
@@ -202,10 +203,8 @@ def _refusal(path: Path, error: OSError | ValueError) -> MediaError:
 
 
 def _ffprobe(path: Path) -> dict[str, Any]:
-    arguments = ["ffprobe", "-hide_banner", "-v", "error"]
-    for option, value in INPUT_OPTIONS.items():
-        arguments += [f"-{option}", value]
-    arguments += ["-of", "json", "-show_format", "-show_streams", "-show_programs", input_url(path)]
+    shape = ["-of", "json", "-show_format", "-show_streams", "-show_programs"]
+    arguments = ["ffprobe", "-hide_banner", "-v", "error", *INPUT_ARGUMENTS, *shape, input_url(path)]
     code, output, complaints = _run_ffprobe(path, arguments)
     if code != 0 and disk_fault(complaints, path):
         check_disk(path)
@@ -227,10 +226,7 @@ def _run_ffprobe(path: Path, arguments: Sequence[str]) -> Finished:
     except ChildError as error:
         raise MediaError(f"{shown(path)}: ffprobe {error}") from None
     if finished.code < 0:
-        raise MediaInterruptedError(
-            f"{shown(path)}: ffprobe was killed by signal {-finished.code} before the end; "
-            "check the machine's memory, then run it again"
-        )
+        raise ended_early(path, "ffprobe", f"killed by signal {-finished.code}")
     return finished
 
 

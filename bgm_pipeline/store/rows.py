@@ -4,10 +4,10 @@ Probabilities are kept to 4 digits and levels to 2, so that results do not diffe
 a sum did.
 """
 
-import unicodedata
 from pathlib import Path
 from typing import Any
 
+from bgm_pipeline.naming import one_spelling
 from bgm_pipeline.store.functions import Clock
 from bgm_pipeline.store.lease import this_process
 from bgm_pipeline.store.orm import EpisodeRow, RunRow
@@ -131,7 +131,7 @@ def kept_path(path: Path) -> str:
 def told_text(text: str) -> str:
     """A channel or title as the database has it: in one spelling, however its accents are made up (names of
     files from a Mac have them apart), so that a channel is one channel."""
-    return unicodedata.normalize("NFC", plain_text(text))
+    return one_spelling(plain_text(text))
 
 
 def plain_text(text: str) -> str:

@@ -1,6 +1,5 @@
 """One recording of any format made into one clip of a corpus: 16 kHz mono FLAC, trimmed and levelled."""
 
-import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,9 +10,10 @@ from typing import Literal, cast
 import numpy as np
 import soundfile
 
-from bgm_pipeline.errors import InputError
+from bgm_pipeline.errors import InputError, MediaError
 from bgm_pipeline.folders import writing
 from bgm_pipeline.media.ffmpeg import DEMUXERS, ChildError, input_url, run, shown
+from bgm_pipeline.media.probe import sha256_of
 from bgm_pipeline.timebase import SAMPLE_RATE, s_to_samples, samples_to_s
 from bgm_pipeline.types import Samples
 
@@ -148,10 +148,9 @@ def rms_db(samples: Samples) -> float:
 def _mark(recording: Path) -> str:
     """Of a recording's bytes; its clip holds it as a comment."""
     try:
-        with recording.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UnusableClip(f"cannot be read ({error.strerror})") from None
+        return sha256_of(recording)
+    except MediaError as error:
+        raise UnusableClip(str(error)) from None
 
 
 def _mark_in(clip: Path) -> str:

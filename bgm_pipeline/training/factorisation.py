@@ -16,7 +16,6 @@ from bgm_pipeline.timebase import samples_to_s
 from bgm_pipeline.training.corpus import Corpus
 from bgm_pipeline.training.loop import Progress
 from bgm_pipeline.training.losses import SeparationObjective
-from bgm_pipeline.training.mixing import MixtureDataset
 from bgm_pipeline.training.protocols import TrainingSettings
 from bgm_pipeline.training.validation import check_split, validation_quality
 from bgm_pipeline.transforms import normalising_gain
@@ -58,15 +57,7 @@ def train(
     check_split(corpus, folder)
     objective = SeparationObjective(network.domain)
     count = settings.steps * settings.batch_size
-    data = MixtureDataset(
-        corpus,
-        "train",
-        settings.crop_samples,
-        count,
-        settings.seed,
-        objective.mixing,
-        settings.music_to_speech_db,
-    )
+    data = settings.mixtures(corpus, count, objective.mixing)
     fits = [
         MiniBatchNMF(
             ATOMS,

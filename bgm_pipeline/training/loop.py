@@ -25,7 +25,7 @@ from bgm_pipeline.models import registry
 from bgm_pipeline.timebase import samples_to_s
 from bgm_pipeline.training.corpus import Corpus
 from bgm_pipeline.training.losses import objective_for
-from bgm_pipeline.training.mixing import MUSIC_TO_SPEECH_DB, MixtureDataset
+from bgm_pipeline.training.mixing import MUSIC_TO_SPEECH_DB
 from bgm_pipeline.training.optimiser import optimiser_for
 from bgm_pipeline.training.protocols import TrainingSettings
 from bgm_pipeline.training.validation import check_split, validation_quality
@@ -212,9 +212,7 @@ class _Training:
         """Mixtures from the next unseen one on: a resumed training sees what it would have seen."""
         s = self.settings
         count = _STEPS_AN_EPOCH * s.batch_size
-        data = MixtureDataset(
-            self.corpus, "train", s.crop_samples, count, s.seed, self.objective.mixing, s.music_to_speech_db
-        )
+        data = s.mixtures(self.corpus, count, self.objective.mixing)
         unseen = Subset(data, range(self.progress.step * s.batch_size, count))
         return DataLoader(
             unseen,

@@ -37,6 +37,9 @@ _TINY = 1e-6
 
 _LEAST_SHARE = 1e-4
 
+_SOFT = 0.03
+"""Against the teacher's mean magnitude."""
+
 _COMPRESSED_WEIGHT = 30.0
 """That both halves of a lesson are about as large."""
 
@@ -122,12 +125,14 @@ class SeparationObjective(nn.Module):
         One half is the square error of compressed magnitudes. The other is that of what stands out of its
         surroundings, in nepers: the peaks that a fingerprinter looks for, however soft.
         """
-        shares = ((x.float() + _LEAST_SHARE) ** LESSON_COMPRESSION for x in (mask, taught))
+        masks = mask.float(), taught.float()
+        shares = ((share + _LEAST_SHARE) ** LESSON_COMPRESSION for share in masks)
         error = torch.sub(*shares) * (magnitude + _TINY) ** LESSON_COMPRESSION
-        music = taught.float() * magnitude
+        kept = [share * magnitude for share in masks]
         # What is softer than this counts as equally soft: its logarithms would count most.
-        floor = 0.03 * music.mean((2, 3), keepdim=True) + 1e-4 * magnitude.mean((2, 3), keepdim=True) + _TINY
-        own, its = (_standing_out((x.float() * magnitude + floor).log()) for x in (mask, taught))
+        softest = _SOFT * kept[1].mean((2, 3), keepdim=True)
+        softest = softest + _LEAST_SHARE * magnitude.mean((2, 3), keepdim=True) + _TINY
+        own, its = (_standing_out((one + softest).log()) for one in kept)
         weight = 1 + its.relu() + own.detach().relu()
         return _COMPRESSED_WEIGHT * error.square().mean() + (weight * (own - its).square()).mean()
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from bgm_pipeline.errors import InputError
 from bgm_pipeline.models.mmdensenet import FRAME_MULTIPLE
 from bgm_pipeline.timebase import s_to_samples
+from bgm_pipeline.training.corpus import Corpus
 from bgm_pipeline.training.losses import Loss
-from bgm_pipeline.training.mixing import MUSIC_TO_SPEECH_DB
+from bgm_pipeline.training.mixing import MUSIC_TO_SPEECH_DB, MixingSettings, MixtureDataset
 from bgm_pipeline.training.optimiser import OptimiserName
 from bgm_pipeline.transforms import HOP_LENGTH
 
@@ -75,6 +76,12 @@ class TrainingSettings:
     def frames_of(crop_s: float) -> int:
         """Frames of a crop of so many seconds: the nearest number that the networks need not pad."""
         return round(s_to_samples(crop_s) / HOP_LENGTH / FRAME_MULTIPLE) * FRAME_MULTIPLE
+
+    def mixtures(self, corpus: Corpus, count: int, settings: MixingSettings) -> MixtureDataset:
+        """So many mixtures to train on."""
+        return MixtureDataset(
+            corpus, "train", self.crop_samples, count, self.seed, settings, self.music_to_speech_db
+        )
 
     @property
     def crop_samples(self) -> int:

@@ -150,6 +150,25 @@ def test_bad_input_fails_at_once_with_its_reason(
     wait_for(lambda: tasks(client, state.state_details.flow_run_id) == [("process", "Failed", 1)])
 
 
+def mend_after_the_first_attempt(monkeypatch: pytest.MonkeyPatch, mend: Callable[[], None]) -> None:
+    """What an episode fails on is mended when it has failed; it is tried again at once if at all."""
+
+    def look(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+        mend()
+        return episode.is_of_the_moment(task, run, state)
+
+    mended = episode.process.with_options(retry_delay_seconds=0, retry_condition_fn=look)
+    monkeypatch.setattr(episode, "process", mended)
+
+
+def done_at_the_second_attempt(path: Path, store: Store, client: SyncPrefectClient) -> None:
+    state = process_episode_flow(str(path), return_state=True)
+    assert state.is_completed()
+    assert query.episodes(store)["state"].tolist() == ["done"]
+    tried = ("process", "Completed", 2)
+    wait_for(lambda: tried in tasks(client, state.state_details.flow_run_id))
+
+
 def test_a_fault_of_the_moment_is_tried_again(
     inbox: Path,
     store: Store,
@@ -158,19 +177,9 @@ def test_a_fault_of_the_moment_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The stem store is out of reach until the first attempt has failed."""
-
-    def mend(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-        Path(config.resolved_stem_store).unlink()
-        return episode.is_of_the_moment(task, run, state)
-
-    mended = episode.process.with_options(retry_delay_seconds=0, retry_condition_fn=mend)
-    monkeypatch.setattr(episode, "process", mended)
     Path(config.resolved_stem_store).write_text("in the way")
-    state = process_episode_flow(str(record(inbox / "a.wav")), return_state=True)
-    assert state.is_completed()
-    assert query.episodes(store)["state"].tolist() == ["done"]
-    tried = ("process", "Completed", 2)
-    wait_for(lambda: tried in tasks(client, state.state_details.flow_run_id))
+    mend_after_the_first_attempt(monkeypatch, Path(config.resolved_stem_store).unlink)
+    done_at_the_second_attempt(record(inbox / "a.wav"), store, client)
 
 
 def test_an_ffmpeg_that_was_killed_is_tried_again(
@@ -187,18 +196,8 @@ def test_an_ffmpeg_that_was_killed_is_tried_again(
     killed.chmod(0o755)
     path = record(inbox / "a.wav")
     monkeypatch.setenv("PATH", f"{killed.parent}{os.pathsep}{os.environ['PATH']}")
-
-    def mend(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-        killed.unlink()
-        return episode.is_of_the_moment(task, run, state)
-
-    mended = episode.process.with_options(retry_delay_seconds=0, retry_condition_fn=mend)
-    monkeypatch.setattr(episode, "process", mended)
-    state = process_episode_flow(str(path), return_state=True)
-    assert state.is_completed()
-    assert query.episodes(store)["state"].tolist() == ["done"]
-    tried = ("process", "Completed", 2)
-    wait_for(lambda: tried in tasks(client, state.state_details.flow_run_id))
+    mend_after_the_first_attempt(monkeypatch, killed.unlink)
+    done_at_the_second_attempt(path, store, client)
 
 
 def run_here(flow_run_id: UUID) -> FlowRun:

@@ -100,15 +100,20 @@ def test_an_ffprobe_that_hangs_is_stopped(
     assert _is_gone(note)
 
 
-def test_a_killed_ffmpeg_is_an_error_and_not_the_end_of_the_file(
-    clicks: Path, stand_in: Callable[[str, str], Path]
+@pytest.mark.parametrize(
+    ("script", "how"),
+    [
+        ("kill -9 $$", "killed by signal 9"),
+        ("echo '[info] Exiting normally, received signal 15.' >&2; exit 255", "ended by a signal"),
+    ],
+)
+def test_an_ffmpeg_that_somebody_ends_is_an_error_and_not_the_end_of_the_file(
+    clicks: Path, stand_in: Callable[[str, str], Path], script: str, how: str
 ) -> None:
     info = probe(clicks)
-    stand_in("ffmpeg", "kill -9 $$")
+    stand_in("ffmpeg", script)
     with (
-        pytest.raises(
-            MediaInterruptedError, match=r"clicks.wav: ffmpeg was killed by signal 9 before the end"
-        ),
+        pytest.raises(MediaInterruptedError, match=f"clicks.wav: ffmpeg was {how} before the end"),
         open_audio(info, select_audio(info), MediaSettings()) as reader,
     ):
         list(reader)
@@ -123,20 +128,6 @@ def test_a_killed_ffprobe_says_nothing_of_the_file(
         MediaInterruptedError, match=f"clicks.wav: ffprobe was killed by signal 9 before the end; {cure}"
     ):
         probe(clicks)
-
-
-def test_an_ffmpeg_that_somebody_ends_says_nothing_of_the_file(
-    clicks: Path, stand_in: Callable[[str, str], Path]
-) -> None:
-    info = probe(clicks)
-    stand_in("ffmpeg", "echo '[info] Exiting normally, received signal 15.' >&2; exit 255")
-    with (
-        pytest.raises(
-            MediaInterruptedError, match=r"clicks.wav: ffmpeg was ended by a signal before the end"
-        ),
-        open_audio(info, select_audio(info), MediaSettings()) as reader,
-    ):
-        list(reader)
 
 
 COMPLAINT = "echo '[in#0/wav @ 0x1] [error] Error during demuxing: Input/output error' >&2"
